@@ -1,0 +1,76 @@
+"""bridge: event loop, threads and processes made into one program. Start reading at `bridge.run` and `bridge.to_thread`.
+
+Names are loaded when they are first used, so that a program (or a worker process) pays for what it uses.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bridge.errors import BridgeError as BridgeError
+    from bridge.errors import ExecutorClosed as ExecutorClosed
+    from bridge.errors import LoopClosed as LoopClosed
+    from bridge.errors import OffloadTimeout as OffloadTimeout
+    from bridge.errors import UnknownLane as UnknownLane
+    from bridge.errors import WouldDeadlock as WouldDeadlock
+    from bridge.errors import WrongThread as WrongThread
+    from bridge.executors.base import Executor as Executor
+    from bridge.executors.lanes import lanes as lanes
+    from bridge.executors.statistics import ExecutorStatistics as ExecutorStatistics
+    from bridge.executors.statistics import Quantiles as Quantiles
+    from bridge.executors.thread import ThreadExecutor as ThreadExecutor
+    from bridge.loop.background import background_loop as background_loop
+    from bridge.loop.event_loop import new_event_loop as new_event_loop
+    from bridge.loop.runner import run as run
+    from bridge.offloading import map as map  # noqa: A004
+    from bridge.offloading import offload as offload
+    from bridge.offloading import stream as stream
+    from bridge.offloading import to_thread as to_thread
+    from bridge.portals import portal as portal
+    from bridge.portals import syncify as syncify
+    from bridge.threads.job import check_cancelled as check_cancelled
+    from bridge.threads.portal import Portal as Portal
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BridgeError": "bridge.errors",
+    "Executor": "bridge.executors.base",
+    "ExecutorClosed": "bridge.errors",
+    "ExecutorStatistics": "bridge.executors.statistics",
+    "LoopClosed": "bridge.errors",
+    "OffloadTimeout": "bridge.errors",
+    "Portal": "bridge.threads.portal",
+    "Quantiles": "bridge.executors.statistics",
+    "ThreadExecutor": "bridge.executors.thread",
+    "UnknownLane": "bridge.errors",
+    "WouldDeadlock": "bridge.errors",
+    "WrongThread": "bridge.errors",
+    "background_loop": "bridge.loop.background",
+    "check_cancelled": "bridge.threads.job",
+    "lanes": "bridge.executors.lanes",
+    "map": "bridge.offloading",
+    "new_event_loop": "bridge.loop.event_loop",
+    "offload": "bridge.offloading",
+    "portal": "bridge.portals",
+    "run": "bridge.loop.runner",
+    "stream": "bridge.offloading",
+    "syncify": "bridge.portals",
+    "to_thread": "bridge.offloading",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bridge' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,182 @@
+"""A function over many inputs: a window of jobs moves along the input, and only the window is in memory.
+
+    source ──> window: submitted, running, done but not taken ──> the consumer's `async for`
+              (at most in_flight)
+
+Owners: everything here belongs to the consumer's task, except `Mailbox.put`, which the workers call. A synchronous
+source is read by the consumer itself when there is room; an asynchronous one by a task of its own (`_pump`), because a
+slow source must not keep finished results waiting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from anyio import Event
+
+from bridge.executors.mailbox import Mailbox
+from bridge.loop.hosts import current_host
+from bridge.threads.calls import Call
+from bridge.threads.host import Host
+from bridge.threads.job import Job
+
+if TYPE_CHECKING:
+    from bridge.executors.base import Executor
+
+
+class _MapJob(Job):
+    __slots__ = ("done", "mailbox")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], host: Host, mailbox: Mailbox):
+        super().__init__(fn, args, {}, host)
+        self.mailbox = mailbox
+        self.done = False
+
+    def deliver(self) -> None:
+        self.done = True
+        self.mailbox.put(self)
+
+
+class _Pump(Call):
+    """The task that reads an asynchronous source; its end is news for the consumer."""
+
+    __slots__ = ("mailbox",)
+
+    def _open(self) -> None:
+        self.mailbox.put(self)
+
+
+class _Window:
+    def __init__(self, executor: Executor, fn: Callable[..., Any], in_flight: int):
+        self.host = current_host()
+        self.mailbox = Mailbox(self.host)
+        self.jobs: deque[_MapJob] = deque()
+        self._executor = executor
+        self._fn = fn
+        self._in_flight = in_flight
+        self._room: Event | None = None
+        self.source: Iterator[tuple[Any, ...]] | None = None
+        self.pump: _Pump | None = None
+
+    @property
+    def full(self) -> bool:
+        return len(self.jobs) >= self._in_flight
+
+    def start(self, iterables: tuple[Any, ...]) -> None:
+        if not any(hasattr(iterable, "__aiter__") for iterable in iterables):
+            self.source = zip(*iterables, strict=False)
+            return
+        self.pump = _Pump(self.host, self._read, (_zip(iterables),), {})
+        self.pump.mailbox = self.mailbox
+        self.pump.send()
+
+    async def _read(self, source: AsyncIterator[tuple[Any, ...]]) -> None:
+        async for args in source:
+            while self.full:
+                self._room = Event()
+                await self._room.wait()
+            self._send(args)
+            self.mailbox.wake()
+
+    def fill(self) -> None:
+        """Submit as much of a synchronous source as there is room for."""
+        while self.source is not None and not self.full:
+            try:
+                args = next(self.source)
+            except StopIteration:
+                self.source = None
+            else:
+                self._send(args)
+
+    def _send(self, args: tuple[Any, ...]) -> None:
+        job = _MapJob(self._fn, args, self.host, self.mailbox)
+        self._executor.submit_job(job)
+        self.jobs.append(job)
+
+    def take(self, ordered: bool) -> _MapJob | None:
+        """The next job that is done, out of the window; None if there is none yet."""
+        if ordered:
+            self.mailbox.arrived.clear()
+            if not self.jobs or not self.jobs[0].done:
+                return None
+            job = self.jobs.popleft()
+        else:
+            while True:
+                if not self.mailbox.arrived:
+                    return None
+                job = self.mailbox.arrived.popleft()
+                if isinstance(job, _MapJob):
+                    break
+            self.jobs.remove(job)
+        if self._room is not None:
+            self._room.set()
+        return job
+
+    def exhausted(self) -> bool:
+        """True if the source has ended; raises what it ended with."""
+        if self.pump is None:
+            return self.source is None
+        if not self.pump.answered:
+            return False
+        self.pump.unwrap()
+        return True
+
+    async def close(self) -> None:
+        """Withdraw what has not begun, tell what runs, wait for its end."""
+        if self.pump is not None and not self.pump.answered:
+            self.pump.cancel()
+        for job in self.jobs:
+            if not job.done and self._executor.withdraw(job):
+                job.done = True
+            elif not job.done:
+                job.request_cancel(self.host.raise_cancelled)
+        while not self.host.leaving and not self._at_rest():
+            self.mailbox.arrived.clear()
+            if not self._at_rest():
+                await self.mailbox.wait_patiently()
+
+    def _at_rest(self) -> bool:
+        return all(job.done for job in self.jobs) and (self.pump is None or self.pump.answered)
+
+
+async def amap(
+    executor: Executor, fn: Callable[..., Any], iterables: tuple[Iterable[Any] | Any, ...], ordered: bool, in_flight: int
+) -> AsyncGenerator[Any, None]:
+    """See `Executor.amap`."""
+    check_in_flight(in_flight)
+    window = _Window(executor, fn, in_flight)
+    try:
+        window.start(iterables)
+        while True:
+            window.fill()
+            job = window.take(ordered)
+            if job is not None:
+                yield job.unwrap()
+            elif not window.jobs and window.exhausted():
+                return
+            elif not window.mailbox.arrived:
+                await window.mailbox.wait()
+    finally:
+        await window.close()
+
+
+async def _zip(iterables: tuple[Any, ...]) -> AsyncIterator[tuple[Any, ...]]:
+    iterators = [aiter(each) if hasattr(each, "__aiter__") else iter(each) for each in iterables]
+    while True:
+        items = []
+        for iterator in iterators:
+            try:
+                items.append(await anext(iterator) if hasattr(iterator, "__anext__") else next(iterator))
+            except (StopIteration, StopAsyncIteration):
+                return
+        yield tuple(items)
+
+
+def check_in_flight(in_flight: object) -> None:
+    """Raise for anything but a positive whole number."""
+    if not isinstance(in_flight, int) or isinstance(in_flight, bool):
+        raise TypeError(f"in_flight must be a whole number of calls, not {in_flight!r}: write in_flight=100")
+    if in_flight < 1:
+        raise ValueError(f"in_flight must be at least 1, not {in_flight}: with none in flight nothing would ever run")

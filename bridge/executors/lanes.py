@@ -1,0 +1,72 @@
+"""Lanes: executors by name, for `to=`. A lane belongs to one loop and to the scope that opened it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from bridge.errors import UnknownLane
+from bridge.executors.base import Executor
+from bridge.executors.thread import ThreadExecutor
+from bridge.loop.hosts import current_host
+from bridge.loop.runner import check_lanes
+from bridge.threads.host import Host
+
+
+def lane(to: str | Executor, host: Host) -> Executor:
+    """The executor that `to` means on this loop. Raises UnknownLane, TypeError."""
+    if isinstance(to, Executor):
+        return to
+    executor: Executor | None = host.lanes.get(to)
+    if executor is not None:
+        return executor
+    if to == "thread":
+        executor = host.lanes["thread"] = ThreadExecutor.over(host.pool())
+        return executor
+    if not isinstance(to, str):
+        raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
+    known = ", ".join(sorted({"thread", *host.lanes}))
+    raise UnknownLane(
+        f"there is no lane {to!r} on this loop; it has: {known}. "
+        f'Open it with bridge.run(main, executors={{"{to}": bridge.ThreadExecutor(1)}}), '
+        f"or around a part of the program with `async with bridge.lanes({to}=bridge.ThreadExecutor(1))`."
+    )
+
+
+class lanes(AbstractAsyncContextManager["lanes"]):  # noqa: N801 - reads as a function: async with bridge.lanes(db=...)
+    """Give executors names for the time of a block, on the loop that runs it; leaving closes them.
+
+    `async with bridge.lanes(db=bridge.ThreadExecutor(1)):` makes `to="db"` work inside. For programs whose loop is not
+    started by `bridge.run` (uvicorn, a test, trio); a lane of the same name outside is hidden meanwhile.
+    """
+
+    def __init__(self, **executors: Executor):
+        check_lanes(executors)
+        self._executors = executors
+        self._hidden: dict[str, Executor | None] = {}
+        self._stack: AsyncExitStack | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise RuntimeError("these lanes are already open: a block owns its executors, so it cannot be nested")
+        host = current_host()
+        self._stack = AsyncExitStack()
+        for executor in self._executors.values():
+            await self._stack.enter_async_context(executor)
+        self._hidden = {name: host.lanes.get(name) for name in self._executors}
+        host.lanes.update(self._executors)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        assert stack is not None
+        host = current_host()
+        for name, hidden in self._hidden.items():
+            if hidden is None:
+                host.lanes.pop(name, None)
+            else:
+                host.lanes[name] = hidden
+        await stack.__aexit__(exc_type, exc, traceback)

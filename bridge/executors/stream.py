@@ -1,0 +1,154 @@
+"""A synchronous generator in a worker, consumed on the loop, never more than `in_flight` items ahead.
+
+    worker: for item in gen: send(item) ──> mailbox ──> async for
+            full? wait for a turn, slot lent  <── half empty: turn.open()
+
+Owners: the generator lives and dies in its worker's thread. `_turn` is published by the worker before its last look at
+the mailbox and taken by the consumer after it took an item: one sees the other, and opening a turn twice is harmless.
+While the worker waits it stands in `host.waits`: a loop that ends answers it, and the generator is closed.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import AsyncGenerator, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError, LoopClosed
+from bridge.executors.amap import check_in_flight
+from bridge.executors.mailbox import Mailbox
+from bridge.loop.hosts import current_host
+from bridge.threads.here import here
+from bridge.threads.host import Host
+from bridge.threads.job import Job
+
+if TYPE_CHECKING:
+    from bridge.executors.base import Executor
+
+_END = object()
+
+
+class _StreamJob(Job):
+    __slots__ = ("mailbox",)
+    mailbox: Mailbox
+
+    def deliver(self) -> None:
+        self.mailbox.put(_END)
+
+
+class _Turn:
+    """A worker's wait for room."""
+
+    def __init__(self, channel: _Channel):
+        self._channel = channel
+        self.gate = allocate_lock()
+        self.gate.acquire()
+
+    def open(self) -> None:
+        try:
+            self.gate.release()
+        except RuntimeError:
+            pass  # open already
+
+    def refuse(self, error: BridgeError) -> None:
+        self._channel.closed = True
+        self.open()
+
+    def leave_behind(self, reason: str) -> None:
+        self.refuse(LoopClosed(reason))
+
+
+class _Channel:
+    def __init__(self, host: Host, in_flight: int):
+        self.host = host
+        self.mailbox = Mailbox(host)
+        self.closed = False
+        self._in_flight = in_flight
+        self._turn: _Turn | None = None
+
+    def produce(self, gen_fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """In the worker: run the generator to its end, or until the consumer has left."""
+        iterator = iter(gen_fn(*args, **kwargs))
+        try:
+            for item in iterator:
+                self.mailbox.put(item)
+                if len(self.mailbox.arrived) >= self._in_flight:
+                    self._wait_for_room()
+                if self.closed:
+                    return
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def _wait_for_room(self) -> None:
+        worker = here.worker
+        assert worker is not None
+        turn = self._turn = _Turn(self)
+        if self.closed or len(self.mailbox.arrived) < self._in_flight:
+            return
+        try:
+            self.host.expect(turn)
+        except LoopClosed:
+            self.closed = True
+            return
+        worker.pool.lend(worker)
+        try:
+            turn.gate.acquire()
+        finally:
+            self.host.forget(turn)
+            worker.pool.reclaim(worker)
+
+    def make_room(self) -> None:
+        """On the loop, after items were taken: let the worker go on once half of the room is free."""
+        turn = self._turn
+        if turn is not None and len(self.mailbox.arrived) <= self._in_flight // 2:
+            turn.open()
+
+    def close(self) -> None:
+        """On the loop: the consumer leaves."""
+        self.closed = True
+        turn = self._turn
+        if turn is not None:
+            turn.open()
+
+
+async def stream(
+    executor: Executor,
+    gen_fn: Callable[..., Iterable[Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    in_flight: int,
+) -> AsyncGenerator[Any, None]:
+    """See `Executor.stream`."""
+    check_in_flight(in_flight)
+    host = current_host()
+    channel = _Channel(host, in_flight)
+    mailbox = channel.mailbox
+    job = _StreamJob(channel.produce, (gen_fn, args, kwargs), {}, host)
+    job.mailbox = mailbox
+    executor.submit_job(job)
+    ended = False
+    try:
+        while True:
+            while not mailbox.arrived:
+                await mailbox.wait()
+            item = mailbox.arrived.popleft()
+            if item is _END:
+                ended = True
+                job.unwrap()
+                return
+            channel.make_room()
+            yield item
+    finally:
+        if not ended:
+            channel.close()
+            if not executor.withdraw(job):
+                job.request_cancel(host.raise_cancelled)
+                await _wait_for_end(mailbox)
+
+
+async def _wait_for_end(mailbox: Mailbox) -> None:
+    while _END not in mailbox.arrived and not mailbox.host.leaving:
+        mailbox.arrived.clear()
+        await mailbox.wait_patiently()

@@ -1,0 +1,149 @@
+"""ThreadExecutor: functions that block, on daemon threads that come when needed and leave when idle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+from anyio import Event
+
+from bridge.errors import ExecutorClosed
+from bridge.executors.base import Executor
+from bridge.executors.statistics import ExecutorStatistics, Quantiles
+from bridge.loop.hosts import current_host
+from bridge.loop.patience import wait_patiently
+from bridge.threads.blocking import loop_runs_here
+from bridge.threads.closing import close_and_wait, join
+from bridge.threads.future_job import FutureJob, raise_cancelled
+from bridge.threads.host import CancelMode
+from bridge.threads.job import Job
+from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool
+
+_numbers = count(1)
+
+
+class ThreadExecutor(Executor):
+    """Runs functions in at most `max_workers` threads (default 64), one at a time each, begun in order of submission.
+
+    A function that waits in a portal call lends its slot, so at `max_workers=1` another may run meanwhile, on another
+    thread; never do two run at once. `name` appears in thread names and messages. Threads leave after `idle_timeout`
+    seconds without work. Raises TypeError or ValueError for anything but a positive whole number of workers.
+    """
+
+    cancel_modes: tuple[CancelMode, ...] = ("wait", "abandon")
+
+    submit_job: Callable[[Job], None]
+    withdraw: Callable[[Job], bool]
+
+    def __init__(
+        self, max_workers: int | None = None, *, name: str | None = None, idle_timeout: float = DEFAULT_IDLE_TIMEOUT
+    ):
+        workers = DEFAULT_MAX_WORKERS if max_workers is None else _checked(max_workers)
+        if idle_timeout < 0:
+            raise ValueError(f"idle_timeout is in seconds and cannot be negative: {idle_timeout!r}")
+        self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout))
+
+    @classmethod
+    def over(cls, pool: WorkerPool) -> ThreadExecutor:
+        """An executor that shares an existing pool, without owning it."""
+        executor = cls.__new__(cls)
+        executor._serve_with(pool)
+        executor._owner = False
+        return executor
+
+    _owner = True
+
+    def _serve_with(self, pool: WorkerPool) -> None:
+        self._pool = pool
+        self.name = pool.name
+        self.max_workers = pool.max_workers
+        self.submit_job = pool.submit_job
+        self.withdraw = pool.withdraw
+
+    def __repr__(self) -> str:
+        state = "closed" if self._pool.closing else f"{len(self._pool.workers)} threads"
+        return f"<bridge.ThreadExecutor {self.name!r}, max_workers={self.max_workers}, {state}>"
+
+    def __del__(self) -> None:
+        # Forgotten without being shut down: what was accepted is still done, then the threads leave.
+        pool = self.__dict__.get("_pool")
+        if pool is not None and self._owner and not pool.closing:
+            pool.close()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As in `concurrent.futures`. Raises WouldDeadlock if a function that runs here waits for its own end."""
+        self._pool.close()
+        if cancel_futures:
+            self._drop_queued()
+        if wait:
+            self._join()
+
+    def close_within(self, timeout: float) -> None:
+        """Shut down and wait for at most `timeout` seconds; what is still running then is reported and left behind."""
+        close_and_wait(self._pool, timeout)
+
+    async def aclose(self) -> None:
+        """Take no more work and wait, without blocking the loop, until all that was accepted has ended."""
+        host = current_host()
+        empty = Event()
+        self._pool.close()
+        self._pool.when_empty(lambda: host.call_soon(empty.set, ()))
+        try:
+            await empty.wait()
+        except BaseException:  # cancelled: leaving is no longer patient, but still leaves nothing behind
+            self.cancel_all()
+            await wait_patiently(host, empty)
+            raise
+        join(self._pool)
+
+    def cancel_all(self) -> None:
+        """Withdraw all that is queued, telling whoever waits for it, and ask all that runs to end early."""
+        self._drop_queued()
+        for worker in list(self._pool.workers):
+            job = worker.job
+            if job is not None and job.cancelling is None:
+                job.request_cancel(raise_cancelled(job))
+
+    def _drop_queued(self) -> None:
+        for job in self._pool.drop_queued():
+            if isinstance(job, FutureJob):
+                job.cancel()
+            else:
+                job.error = ExecutorClosed(f"{self.name!r} was shut down before this function could begin")
+                job.deliver()
+
+    def _join(self) -> None:
+        host = current_host() if loop_runs_here() else None
+        if host is None:
+            join(self._pool)
+            return
+        with host.standing_still(self._pool, f"shutting down {self.name!r} and waiting for its threads"):
+            join(self._pool)
+
+    def statistics(self) -> ExecutorStatistics:
+        """What the executor is doing at this moment; costs the work nothing."""
+        pool = self._pool
+        workers = list(pool.workers)
+        samples = list(pool.samples)
+        running = [worker for worker in workers if worker.job is not None]
+        return ExecutorStatistics(
+            name=self.name,
+            max_workers=self.max_workers,
+            queued=sum(not job.withdrawn for job in list(pool.queue)),
+            running=len(running),
+            lent=sum(not worker.has_slot for worker in running),
+            idle=len(workers) - len(running),
+            completed=pool.completed + sum(worker.completed for worker in workers),
+            failed=pool.failed + sum(worker.failed for worker in workers),
+            cancelled=pool.cancelled,
+            queue_wait=Quantiles.of([started - queued for queued, started, _ in samples]),
+            run_time=Quantiles.of([ended - started for _, started, ended in samples]),
+        )
+
+
+def _checked(max_workers: object) -> int:
+    if not isinstance(max_workers, int) or isinstance(max_workers, bool):
+        raise TypeError(f"max_workers must be a whole number of threads, not {max_workers!r}: write ThreadExecutor(8)")
+    if max_workers < 1:
+        raise ValueError(f"max_workers must be at least 1, not {max_workers}: write ThreadExecutor(8)")
+    return max_workers

@@ -1,0 +1,199 @@
+"""The host for any asyncio loop: bridge's own, the stock ones, uvloop.
+
+    out: perform: send job, await a future; the worker posts the job itself back through the door, `_run` resolves it
+    in:  start: run a portal call, its coroutine as a task whose first step is taken at once where Python can (3.12)
+
+Owners: `AsyncioJob.future` belongs to the loop's thread; it becomes None when the outcome has arrived. Everything else
+here runs on the loop's thread too, except `post`, `call_soon` and `trouble`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from concurrent.futures import CancelledError as ThreadCancelled
+from typing import Any, NoReturn
+
+import anyio
+
+from bridge.errors import LoopClosed
+from bridge.threads.calls import Call
+from bridge.threads.host import CancelMode, Carrier, Host
+from bridge.threads.inbox import Inbox, Item
+from bridge.threads.job import Job, last_name, name_of
+
+_EAGER = sys.version_info >= (3, 12)
+
+
+class AsyncioJob(Job, Item):
+    """A job that an asyncio task awaits; it is its own message on the way back."""
+
+    __slots__ = ("future", "host")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: AsyncioHost):
+        Job.__init__(self, fn, args, kwargs, host)
+        self.host = host
+        self.future: asyncio.Future[None] | None = host.create_future()
+
+    def deliver(self) -> None:
+        try:
+            self.host.post(self)
+        except LoopClosed:
+            pass  # the loop is gone, and the awaiting task with it: nobody is left to be told
+
+    def _run(self) -> None:
+        future = self.future
+        self.future = None
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+class _Callback(Item):
+    """A plain callback for loops that are reached through an Inbox."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self, handle: asyncio.Handle):
+        self.handle = handle
+
+    def _run(self) -> None:
+        self.handle._run()
+
+
+class AsyncioHost(Host):
+    """One asyncio event loop, as seen by threads."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        super().__init__()
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.create_future = loop.create_future
+        self._inbox: Inbox | None = None
+        door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
+        if door is None:
+            self._inbox = Inbox(loop.call_soon_threadsafe, loop.call_soon)
+            self.post = self._inbox.put
+        else:
+            self.post = door
+
+    def __repr__(self) -> str:
+        kind = type(self.loop)
+        state = "closed" if self.loop.is_closed() else "running" if self.loop.is_running() else "not running"
+        return f"<{kind.__module__.partition('.')[0]} {kind.__name__} at {id(self.loop):#x}, {state}>"
+
+    # -- into the loop -------------------------------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        try:
+            value = call.context.run(call.fn, *call.args, **call.kwargs)
+            if hasattr(type(value), "__await__"):
+                self._start_task(call, value)
+            else:
+                call.answer(value, None)
+        except BaseException as error:
+            call.answer(None, error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+
+    def _start_task(self, call: Call, awaitable: Any) -> None:
+        coro = awaitable if asyncio.iscoroutine(awaitable) else _await(awaitable)
+        if _EAGER and self.loop.get_task_factory() is None:
+            task = asyncio.Task(coro, loop=self.loop, context=call.context, eager_start=True)
+        else:
+            task = self.loop.create_task(coro, context=call.context)
+        if task.done():
+            _answer_from(task, call)
+            return
+        call.task = task
+        task.add_done_callback(lambda task: _answer_from(task, call))
+
+    def cancel(self, call: Call) -> None:
+        if call.task is not None:
+            call.task.cancel()
+
+    def call_soon(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if self.closed is not None:
+            raise LoopClosed(self.closed)
+        if self._inbox is not None:
+            self._inbox.put(_Callback(asyncio.Handle(callback, args, self.loop)))
+            return
+        self.loop.call_soon_threadsafe(callback, *args)
+
+    # -- out of the loop -----------------------------------------------------------------------------------------------
+
+    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncioJob:
+        return AsyncioJob(fn, args, kwargs, self)
+
+    async def perform(self, carrier: Carrier, job: AsyncioJob, cancel: CancelMode) -> Any:
+        future = job.future
+        assert future is not None
+        carrier.submit_job(job)
+        try:
+            await future
+        except asyncio.CancelledError as cancelled:
+            if carrier.withdraw(job) or cancel == "abandon":
+                raise
+            await self._wait_for_end(job)
+            error = job.error
+            if error is None or isinstance(error, (asyncio.CancelledError, ThreadCancelled)):
+                raise cancelled
+        if job.error is None:
+            return job.value
+        return job.unwrap()
+
+    async def _wait_for_end(self, job: AsyncioJob) -> None:
+        """The task was cancelled and its function runs on: tell the function, and wait until it has ended.
+
+        Shielded, or an anyio scope would deliver its cancellation again and again; further `Task.cancel` calls are
+        taken note of by the task itself. Only a host that is leaving for good ends the wait before the function does.
+        """
+        if job.future is None:
+            return
+        job.request_cancel(self.raise_cancelled)
+        with anyio.CancelScope(shield=True):
+            while job.future is not None and not self.leaving:
+                job.future = future = self.create_future()
+                self.patient.add(future.cancel)
+                try:
+                    await future
+                except asyncio.CancelledError:
+                    continue
+                finally:
+                    self.patient.discard(future.cancel)
+        if job.future is not None:
+            raise asyncio.CancelledError(f"{name_of(job.fn)} did not end within the shutdown timeout; left behind")
+
+    def raise_cancelled(self) -> NoReturn:
+        raise asyncio.CancelledError("the task that awaits this function was cancelled")
+
+    # -- where and whether ---------------------------------------------------------------------------------------------
+
+    def runs_here(self) -> bool:
+        return asyncio._get_running_loop() is self.loop
+
+    def trouble(self) -> str | None:
+        if self.loop.is_closed():
+            return "closed"
+        if not self.loop.is_running():
+            return "it was stopped and never closed"
+        return None
+
+    def close(self, reason: str) -> None:
+        super().close(reason)
+        if self._inbox is not None:
+            self._inbox.close(reason)
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+def _answer_from(task: asyncio.Task[Any], call: Call) -> None:
+    if task.cancelled():
+        call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled on the loop ({last_name(call.fn)})"))
+        return
+    error = task.exception()
+    if error is None:
+        call.answer(task.result(), None)
+    else:
+        call.answer(None, error)

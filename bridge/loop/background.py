@@ -1,0 +1,131 @@
+"""A loop in a thread of its own, for programs that are synchronous at heart.
+
+    __enter__: thread starts ── loop runs _serve ── ready ──> portal      __exit__: stop ── drained? ── loop closes ── join
+
+Owners: the loop's thread owns the loop; `_ready` is its one message to the thread that entered, and `_stop` the one back.
+If the loop cannot start, `_ready` carries the error. If it cannot end, because something blocks it, the thread is a
+daemon, is reported, and is left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from concurrent.futures import Future
+from types import TracebackType
+
+import anyio
+import anyio.to_thread
+
+from bridge.errors import LoopClosed
+from bridge.loop.event_loop import new_event_loop
+from bridge.loop.hosts import current_host
+from bridge.loop.runner import HostedRun, LoopFactory, run_on_asyncio
+from bridge.threads.host import Host
+from bridge.threads.portal import Portal
+
+logger = logging.getLogger("bridge.loop")
+
+
+class background_loop:  # noqa: N801 - reads as a function: with bridge.background_loop() as portal
+    """Run an event loop in a thread of its own for the time of a block (`with` or `async with`), and give its Portal.
+
+    Leaving waits until every call into the loop is answered, then closes it; leaving by an exception cancels them. What
+    does not end within `shutdown_timeout` seconds is reported with its stack and left behind. `loop_factory` makes any
+    asyncio loop (None: asyncio's default). The portal may be used from any number of threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        debug: bool | None = None,
+        loop_factory: LoopFactory | None = new_event_loop,
+        shutdown_timeout: float = 10.0,
+        name: str = "bridge-loop",
+    ):
+        self._debug = debug
+        self._loop_factory = loop_factory
+        self._shutdown_timeout = shutdown_timeout
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._ready: Future[Host] = Future()
+        self._stop: anyio.Event | None = None
+        self._drain = True
+
+    def __enter__(self) -> Portal:
+        if self._thread is not None:
+            raise RuntimeError("this background_loop is already entered: call bridge.background_loop() for another one")
+        self._ready = Future()
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+        try:
+            return Portal(self._ready.result())
+        except BaseException:
+            self._thread = None
+            raise
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        thread, self._thread = self._thread, None
+        assert thread is not None
+        host = self._ready.result()
+        self._drain = exc is None
+        try:
+            host.call_soon(self._let_go, ())
+        except LoopClosed:
+            pass
+        if self._drain:
+            while thread.is_alive() and not host.leaving and host.shutdown_timeout is None:
+                thread.join(0.1)
+        thread.join(self._shutdown_timeout + 1.0)
+        if thread.is_alive():
+            self._report(thread, host)
+
+    async def __aenter__(self) -> Portal:
+        return await anyio.to_thread.run_sync(self.__enter__)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.__exit__, exc_type, exc, traceback)
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            run_on_asyncio(HostedRun(self._shutdown_timeout), self._serve, (), self._debug, self._loop_factory)
+        except BaseException as error:
+            if self._ready.done():
+                logger.error("the background loop in thread %r ended by an error", self._name, exc_info=error)
+            else:
+                self._ready.set_exception(error)
+
+    async def _serve(self) -> None:
+        self._stop = anyio.Event()
+        host = current_host()
+        self._ready.set_result(host)
+        await self._stop.wait()
+        if self._drain:
+            idle = anyio.Event()
+            host.when_idle(lambda: host.call_soon(idle.set, ()))
+            await idle.wait()
+
+    def _let_go(self) -> None:
+        assert self._stop is not None
+        self._stop.set()
+
+    def _report(self, thread: threading.Thread, host: Host) -> None:
+        frame = sys._current_frames().get(thread.ident or 0)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
+        logger.error(
+            "BRG404 %r has not ended %.1f s after its block was left; its thread %r is left behind.\n"
+            "Something blocks this loop: await it, or send it to a thread with bridge.to_thread.\n%s",
+            host,
+            self._shutdown_timeout,
+            self._name,
+            stack,
+        )

@@ -1,0 +1,260 @@
+"""bridge's own event loop: asyncio's, with a door that many threads can use at once without waking it once for each.
+
+    call_soon_threadsafe / post: _ready.append ── loop asleep, and nobody has woken it yet? ──> one byte to the self-pipe
+    _Sleeper.select: note that we sleep -> look at _ready again -> poll -> awake
+
+Owners: `_ready` is a deque that every thread appends to. `_nap` numbers the present sleep and is 0 while awake; only the
+loop's thread writes it. `_woken` is the nap that somebody has ended. A waker appends, then reads `_nap`; the loop
+writes `_nap`, then looks at `_ready`: one sees the other. A waker delayed between its byte and its note writes the number
+of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a signal
+handler that has interrupted it.
+
+This needs four private details of asyncio's selector loops (`_ready`, `_selector`, `_write_to_self`, `_ssock`). Where one
+is missing (Windows' proactor, a Python to come) the loop stays a stock one, which is slower and otherwise the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+
+from anyio import Event, move_on_after
+
+from bridge.errors import LoopClosed
+from bridge.loop.hosts import host_of
+from bridge.threads.closing import report_stuck
+from bridge.threads.inbox import Item
+from bridge.threads.job import Job
+from bridge.threads.pool import WorkerPool
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+_Base: Any = asyncio.SelectorEventLoop if sys.platform != "win32" else asyncio.ProactorEventLoop  # type: ignore[attr-defined,unused-ignore]
+
+_HANDLE_SLOTS = {"_callback", "_args", "_cancelled", "_loop", "_source_traceback", "_repr", "_context"}
+
+
+class _LeanHandle(asyncio.Handle):
+    """A Handle without the debug mode's bookkeeping, made in half the time."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None):
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+def _details_are_known(loop: Any) -> bool:
+    """Are the private parts of asyncio that the door is built on there, and of the kind we know?"""
+    return (
+        type(getattr(loop, "_ready", None)) is deque
+        and isinstance(getattr(loop, "_selector", None), selectors.BaseSelector)
+        and callable(getattr(loop, "_write_to_self", None))
+        and hasattr(loop, "_ssock")
+        and _HANDLE_SLOTS <= set(asyncio.Handle.__slots__)
+    )
+
+
+class _Sleeper:
+    """Stands where asyncio expects its selector, and notes when the loop sleeps in it."""
+
+    def __init__(self, loop: EventLoop, selector: selectors.BaseSelector):
+        self._loop = loop
+        self._ready = loop._ready
+        self._poll = selector.select
+        self._naps = 0
+        self.selector = selector
+        self.register = selector.register
+        self.unregister = selector.unregister
+        self.modify = selector.modify
+        self.get_key = selector.get_key
+        self.get_map = selector.get_map
+        self.close = selector.close
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout <= 0:
+            return self._poll(timeout)
+        loop = self._loop
+        self._naps = nap = self._naps + 1
+        loop._nap = nap
+        try:
+            return self._poll(0 if self._ready else timeout)
+        finally:
+            loop._nap = 0
+
+
+class EventLoop(_Base):  # type: ignore[misc]
+    """A drop-in asyncio event loop whose door from other threads is coalesced, signal-safe and answers when it closes.
+
+    Use it through `bridge.run`, or as a factory: `asyncio.Runner(loop_factory=bridge.new_event_loop)`, uvicorn's
+    `--loop bridge:new_event_loop`, `anyio.run(..., backend_options={"loop_factory": bridge.new_event_loop})`.
+    `run_in_executor(None, ...)` goes to bridge's worker threads unless `set_default_executor` was called.
+    """
+
+    def __init__(self, *args: Any):
+        self._nap = 0
+        self._woken = -1
+        super().__init__(*args)
+        if _details_are_known(self):
+            self._selector = _Sleeper(self, self._selector)
+            self._bridge_door = self._post
+        else:
+            self._bridge_door = None
+
+    # -- the door ------------------------------------------------------------------------------------------------------
+
+    def _post(self, item: Item) -> None:
+        self._ready.append(item)
+        nap = self._nap
+        if nap and self._woken != nap:
+            self._write_to_self()
+            self._woken = nap
+        if self._closed:
+            raise LoopClosed(self._closed_message())
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
+        if self._bridge_door is None or self._debug or self._closed:
+            if self._closed:
+                raise LoopClosed(self._closed_message())
+            handle: asyncio.Handle = super().call_soon_threadsafe(callback, *args, context=context)
+            return handle
+        handle = _LeanHandle(callback, args, self, context)
+        self._ready.append(handle)
+        nap = self._nap
+        if nap and self._woken != nap:
+            self._write_to_self()
+            self._woken = nap
+        if self._closed:
+            raise LoopClosed(self._closed_message())
+        return handle
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio."""
+        if self._bridge_door is None or self._debug or self._closed:
+            handle: asyncio.Handle = super().call_soon(callback, *args, context=context)
+            return handle
+        handle = _LeanHandle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def _read_from_self(self) -> None:
+        """One read for a wake-up is enough: should there be more, the selector says so again."""
+        if self._bridge_door is None:
+            super()._read_from_self()
+            return
+        try:
+            data = self._ssock.recv(4096)
+        except (InterruptedError, BlockingIOError):
+            return
+        if data:
+            self._process_self_data(data)
+
+    def _closed_message(self) -> str:
+        return f"Event loop is closed: {self!r} has ended and runs nothing any more"
+
+    # -- its threads ---------------------------------------------------------------------------------------------------
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]
+    ) -> asyncio.Future[T]:
+        """As in asyncio. With None and no default executor set, `func` runs in bridge's worker threads, with context."""
+        if executor is not None or self._default_executor is not None:
+            future: asyncio.Future[T] = super().run_in_executor(executor, func, *args)
+            return future
+        self._check_closed()
+        self._check_default_executor()
+        if self._debug:
+            self._check_callback(func, "run_in_executor")
+        return _ExecutorJob.submit(self, host_of(self).pool(), func, args)
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """As in asyncio: wait for what runs in the default executor, at most `timeout` seconds (None: as long as it takes).
+
+        What runs on after that is reported with its stack and left behind.
+        """
+        host = host_of(self)
+        pool = host.pool_if_any()
+        if pool is not None:
+            await self._close_pool(pool, timeout if host.shutdown_timeout is None else host.shutdown_timeout)
+        if sys.version_info >= (3, 12):
+            await super().shutdown_default_executor(timeout)
+        else:
+            await super().shutdown_default_executor()
+
+    async def _close_pool(self, pool: WorkerPool, timeout: float | None) -> None:
+        empty = Event()
+        pool.when_empty(lambda: self.call_soon_threadsafe(empty.set))
+        pool.close()
+        with move_on_after(timeout) as scope:
+            await empty.wait()
+        if scope.cancelled_caught and host_of(self).shutdown_timeout is None:  # else the runner reports it
+            report_stuck(pool, timeout or 0.0)
+
+    def close(self) -> None:
+        """As in asyncio; whoever still waits for this loop, in whatever thread, is told LoopClosed."""
+        if self._closed or self.is_running():
+            super().close()
+            return
+        left = [item for item in self._ready if isinstance(item, Item)] if self._bridge_door is not None else []
+        super().close()
+        host = self.__dict__.get("_bridge_host")
+        if host is not None:
+            host.close(f"{host!r} was closed")
+        for item in left:
+            item.refuse(LoopClosed(self._closed_message()))
+
+
+class _ExecutorJob(Job, Item):
+    """A job whose outcome goes into an asyncio future, for `run_in_executor`."""
+
+    __slots__ = ("future", "loop")
+
+    @classmethod
+    def submit(cls, loop: EventLoop, pool: WorkerPool, fn: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        job = cls(fn, args, {}, host_of(loop))
+        job.loop = loop
+        job.future = future = loop.create_future()
+        future.add_done_callback(lambda future: future.cancelled() and pool.withdraw(job))
+        pool.submit_job(job)
+        return future
+
+    loop: EventLoop
+    future: asyncio.Future[Any]
+
+    def deliver(self) -> None:
+        try:
+            self.origin.post(self)  # type: ignore[union-attr]
+        except LoopClosed:
+            pass  # nobody is left to be told
+
+    def _run(self) -> None:
+        future = self.future
+        if future.done():
+            return
+        value = self.value
+        error = self.take_error()
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+
+def new_event_loop() -> EventLoop:
+    """A new `bridge.loop.EventLoop`, for every place that takes a loop factory."""
+    return EventLoop()

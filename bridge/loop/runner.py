@@ -1,0 +1,166 @@
+"""From no loop to a loop and back: run one async function, then end everything that it started, in bounded time.
+
+    run main ── cancel what is left ── close the loop (whoever still waits for it is told) ── close the threads
+                '── after shutdown_timeout: stop waiting for functions in threads; report them, leave them behind
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
+from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
+
+from bridge.loop.event_loop import new_event_loop
+from bridge.loop.hosts import current_host
+from bridge.threads.blocking import loop_runs_here
+from bridge.threads.closing import close_and_wait
+from bridge.threads.host import Host
+from bridge.threads.job import Job, last_name
+
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@runtime_checkable
+class Lane(Protocol):
+    """What `executors=` takes: an executor that can be ended in bounded time."""
+
+    def submit_job(self, job: Job) -> None: ...
+
+    def cancel_all(self) -> None: ...
+
+    def close_within(self, timeout: float) -> None: ...
+
+
+class HostedRun:
+    """One run of a loop: what must happen before it starts and after it has ended. It owns its lanes."""
+
+    def __init__(self, shutdown_timeout: float, lanes: Mapping[str, Lane] | None = None):
+        self.host: Host | None = None
+        self._shutdown_timeout = shutdown_timeout
+        self._lanes = dict(lanes or {})
+
+    async def main(self, async_fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+        """What runs on the loop."""
+        host = self.host = current_host()
+        host.lanes.update(self._lanes)
+        return await async_fn(*args)
+
+    def main_has_ended(self) -> None:
+        """From here on the end is a matter of `shutdown_timeout`."""
+        host = self.host
+        if host is not None:
+            host.shutdown_timeout = self._shutdown_timeout
+            host.loop.call_later(self._shutdown_timeout, host.leave)
+
+    def end(self, failed: bool) -> None:
+        """When the loop is closed: end its threads and its lanes."""
+        deadline = monotonic() + self._shutdown_timeout
+        host = self.host
+        if host is not None:
+            host.close(f"{host!r} was closed")
+            pool = host.pool_if_any()
+            if pool is not None:
+                close_and_wait(pool, self._shutdown_timeout)
+        for lane in self._lanes.values():
+            if failed:
+                lane.cancel_all()
+            lane.close_within(max(0.0, deadline - monotonic()))
+
+
+def run_on_asyncio(
+    run: HostedRun,
+    async_fn: Callable[..., Awaitable[T]],
+    args: tuple[Any, ...],
+    debug: bool | None,
+    loop_factory: LoopFactory | None,
+) -> T:
+    """Run `async_fn` with `asyncio.Runner`, and end its threads after it."""
+    failed = True
+    try:
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+            try:
+                result = runner.run(run.main(async_fn, args))
+            finally:
+                run.main_has_ended()
+        failed = False
+        return result
+    finally:
+        run.end(failed)
+
+
+def run_on_trio(run: HostedRun, async_fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
+    """Run `async_fn` with `trio.run`, and end its threads after it."""
+    try:
+        import trio
+    except ImportError:
+        raise ImportError("backend='trio' needs trio: pip install 'executor-bridge[trio]'") from None
+    failed = True
+    try:
+        result: T = trio.run(run.main, async_fn, args)
+        failed = False
+        return result
+    finally:
+        run.end(failed)
+
+
+def run(
+    async_fn: Callable[[Unpack[Ts]], Awaitable[T]],
+    /,
+    *args: Unpack[Ts],
+    debug: bool | None = None,
+    loop_factory: LoopFactory | None = new_event_loop,
+    shutdown_timeout: float = 10.0,
+    executors: Mapping[str, Lane] | None = None,
+    backend: Literal["asyncio", "trio"] = "asyncio",
+) -> T:
+    """Run `async_fn(*args)` on a new loop until it returns; end everything it started; return or raise its outcome.
+
+    `executors` are named lanes for `to=`; the run owns them and closes them. When `async_fn` has ended, tasks are
+    cancelled, the loop is closed and threads are waited for, `shutdown_timeout` seconds at most: a function that is still
+    running then is reported with its stack and left behind. Ctrl-C is handled as by `asyncio.Runner`. `loop_factory` makes
+    any asyncio loop (None: asyncio's default); with `backend="trio"` it is trio that runs, and `debug` has no meaning.
+
+    Raises TypeError for anything but an async function, RuntimeError inside a running loop, and what `async_fn` raises.
+    """
+    check_runnable(async_fn)
+    check_lanes(executors or {})
+    if loop_runs_here():
+        raise RuntimeError(
+            f"bridge.run({last_name(async_fn)}) was called where a loop is running already: "
+            f"write `await {last_name(async_fn)}(...)` here, and bridge.run only at the top of the program."
+        )
+    hosted = HostedRun(shutdown_timeout, executors)
+    if backend == "trio":
+        return run_on_trio(hosted, async_fn, args)
+    if backend != "asyncio":
+        raise ValueError(f"backend is 'asyncio' or 'trio', not {backend!r}")
+    return run_on_asyncio(hosted, async_fn, args, debug, loop_factory)
+
+
+def check_lanes(executors: Mapping[str, Lane]) -> None:
+    """Raise TypeError for what cannot be a lane."""
+    for name, executor in executors.items():
+        if not isinstance(name, str) or not isinstance(executor, Lane):
+            raise TypeError(
+                f"executors= maps names to bridge executors, not {name!r} to {executor!r}: "
+                f'write executors={{"db": bridge.ThreadExecutor(1)}}'
+            )
+
+
+def check_runnable(async_fn: object) -> None:
+    """Raise TypeError, with the right line, for what `run` cannot run."""
+    if inspect.iscoroutine(async_fn):
+        async_fn.close()
+        name = async_fn.__name__
+        raise TypeError(f"bridge.run needs the function, not the coroutine: write bridge.run({name}), not bridge.run({name}())")
+    called = getattr(async_fn, "func", async_fn)  # functools.partial
+    if not callable(async_fn):
+        raise TypeError(f"bridge.run needs an async function, not {async_fn!r}")
+    if not inspect.iscoroutinefunction(called) and not inspect.iscoroutinefunction(getattr(called, "__call__", None)):
+        name = last_name(async_fn)
+        raise TypeError(f"bridge.run needs an async function, and {name} is a plain one: write `async def {name}(...)`")

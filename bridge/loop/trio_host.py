@@ -1,0 +1,179 @@
+"""The host for trio. Imported only where trio runs already.
+
+    out: perform: submit the job, `wait_task_rescheduled`; the worker posts the job back, `_run` reschedules the task
+    in:  start: run a portal call, its coroutine in a system task with a cancel scope of its own
+
+Owners: everything but `post`, `call_soon` and `trouble` runs on trio's thread. The end of the run is noticed by the warden,
+a system task that trio cancels when the main task has ended; trio then still runs what was accepted before.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import CancelledError as ThreadCancelled
+from contextvars import copy_context
+from typing import Any, NoReturn
+
+import trio
+from outcome import Value
+
+from bridge.errors import LoopClosed
+from bridge.threads.calls import Call
+from bridge.threads.host import CancelMode, Carrier, Host
+from bridge.threads.inbox import Inbox, Item
+from bridge.threads.job import Job, name_of
+
+logger = logging.getLogger("bridge.loop")
+
+_host_var: trio.lowlevel.RunVar[TrioHost] = trio.lowlevel.RunVar("bridge_host")
+
+
+def current_trio_host() -> TrioHost:
+    """The host of the trio run that the calling task belongs to."""
+    try:
+        return _host_var.get()
+    except LookupError:
+        host = TrioHost()
+        _host_var.set(host)
+        return host
+
+
+class TrioJob(Job, Item):
+    """A job that a trio task awaits; it is its own message on the way back."""
+
+    __slots__ = ("host", "raise_cancel", "task")
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: TrioHost):
+        Job.__init__(self, fn, args, kwargs, host)
+        self.host = host
+        self.task: trio.lowlevel.Task | None = None
+        self.raise_cancel: Callable[[], NoReturn] | None = None
+
+    def deliver(self) -> None:
+        try:
+            self.host.post(self)
+        except LoopClosed:
+            pass  # the run is over, and the awaiting task with it: nobody is left to be told
+
+    def _run(self) -> None:
+        task, self.task = self.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, Value(None))
+
+
+class _Callback(Item):
+    __slots__ = ("args", "callback", "context", "host")
+
+    def __init__(self, host: TrioHost, callback: Callable[..., object], args: tuple[Any, ...]):
+        self.host = host
+        self.callback = callback
+        self.args = args
+        self.context = copy_context()
+
+    def _run(self) -> None:
+        try:
+            self.context.run(self.callback, *self.args)
+        except Exception as error:
+            logger.error("%s, called on %r, raised", name_of(self.callback), self.host, exc_info=error)
+
+
+class TrioHost(Host):
+    """One trio run, as seen by threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._token = self.loop = trio.lowlevel.current_trio_token()
+        self._inbox = Inbox(self._token.run_sync_soon, self._token.run_sync_soon)
+        self.post = self._inbox.put
+        trio.lowlevel.spawn_system_task(self._warden, name="bridge.warden")
+
+    def __repr__(self) -> str:
+        return f"<trio run at {id(self.loop):#x}, {'ended' if self.closed else 'running'}>"
+
+    async def _warden(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.close("the trio run has ended")
+
+    # -- into the loop -------------------------------------------------------------------------------------------------
+
+    def start(self, call: Call) -> None:
+        try:
+            value = call.context.run(call.fn, *call.args, **call.kwargs)
+        except BaseException as error:
+            call.answer(None, error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            return
+        if not hasattr(type(value), "__await__"):
+            call.answer(value, None)
+            return
+        call.task = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(_serve, call, value, name=name_of(call.fn), context=call.context)
+
+    def cancel(self, call: Call) -> None:
+        if call.task is not None:
+            call.task.cancel()
+
+    def call_soon(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if self.closed is not None:
+            raise LoopClosed(self.closed)
+        self.post(_Callback(self, callback, args))
+
+    # -- out of the loop -----------------------------------------------------------------------------------------------
+
+    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TrioJob:
+        return TrioJob(fn, args, kwargs, self)
+
+    async def perform(self, carrier: Carrier, job: TrioJob, cancel: CancelMode) -> Any:
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+        def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            if carrier.withdraw(job) or cancel == "abandon":
+                job.task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+            job.raise_cancel = raise_cancel
+            job.request_cancel(raise_cancel)
+            return trio.lowlevel.Abort.FAILED
+
+        job.task = trio.lowlevel.current_task()
+        carrier.submit_job(job)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if job.raise_cancel is not None and (job.error is None or isinstance(job.error, (trio.Cancelled, ThreadCancelled))):
+            job.raise_cancel()
+        return job.unwrap()
+
+    def raise_cancelled(self) -> NoReturn:
+        raise ThreadCancelled("the task that awaits this function was cancelled")
+
+    # -- where and whether ---------------------------------------------------------------------------------------------
+
+    def runs_here(self) -> bool:
+        return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token
+
+    def trouble(self) -> str | None:
+        return "closed" if self.closed is not None else None
+
+    def close(self, reason: str) -> None:
+        super().close(reason)
+        self._inbox.close(reason)
+
+
+async def _serve(call: Call, awaitable: Any) -> None:
+    with call.task as scope:
+        try:
+            value = await awaitable
+        except trio.Cancelled:
+            if scope.cancel_called:
+                call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled"))
+            else:
+                call.answer(None, LoopClosed(f"the trio run ended before {name_of(call.fn)} did"))
+            raise
+        except BaseException as error:
+            call.answer(None, error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        else:
+            call.answer(value, None)

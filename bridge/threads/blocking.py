@@ -1,0 +1,35 @@
+"""May this thread block? Not if it runs an event loop: then whatever it waits for may need that very loop."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from asyncio import _get_running_loop
+from typing import TYPE_CHECKING, NoReturn
+
+from bridge.errors import WouldDeadlock, WrongThread
+
+if TYPE_CHECKING:
+    from bridge.threads.host import Host
+
+
+def loop_runs_here() -> bool:
+    """Does the calling thread run an event loop, of any kind, just now?"""
+    if _get_running_loop() is not None:
+        return True
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+def refuse_blocking(host: Host, what: str, instead: str) -> NoReturn:
+    """Raise the error that names both ends: `what` was about to block a loop's thread until `host` answers."""
+    thread = threading.current_thread().name
+    if host.runs_here():
+        raise WouldDeadlock(
+            f"{what} was called in thread {thread!r}, which runs {host!r}, the very loop that would have to answer: "
+            f"it would wait for itself. On the loop, write `{instead}`."
+        )
+    raise WrongThread(
+        f"{what} was called in thread {thread!r}, which runs an event loop of its own: that loop would stand still "
+        f"until {host!r} answers. Write `await bridge.to_thread(...)` around the blocking call."
+    )

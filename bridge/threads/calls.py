@@ -1,0 +1,259 @@
+"""A call from a thread into a loop, and the thread that waits for its answer.
+
+    caller's thread                                the loop's thread
+    Call -> host.expect -> host.post ------------> _run: host.start(call) -- task --> answer(value, error)
+    wait: gate.acquire  <------------------------------------------------------------ gate.release
+
+Owners: `answer` may be called by the loop, by a closing host, by the sentry or after a fork; the first one counts, and
+it alone writes `value` and `error` before it opens the gate. Whoever wants to start or to withdraw the call claims it.
+If the loop dies at any step: before `post`, `post` raises; after it, the call stands in `host.waits`, and whoever
+notices the loop's end (its own close, the runner, the sentry) answers everything in there. `expect` comes before the
+look at `closed`, and closing sets `closed` before it answers, so no call falls in between.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from contextvars import copy_context
+from threading import Condition
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import BridgeError, LoopClosed
+from bridge.threads.blocking import refuse_blocking
+from bridge.threads.here import here
+from bridge.threads.inbox import Item
+from bridge.threads.job import name_of
+
+if TYPE_CHECKING:
+    from bridge.threads.host import Host
+    from bridge.threads.worker import Worker
+
+
+class Call(Item):
+    """`fn(*args, **kwargs)` to be run on `host`'s loop, awaited if it gives an awaitable, and answered once."""
+
+    __slots__ = ("_unanswered", "_unclaimed", "args", "context", "error", "fn", "gate", "host", "kwargs", "task", "value")
+
+    def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.host = host
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.context = copy_context()
+        self.task: Any = None  # what the host needs in order to cancel it, once it runs
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.gate = allocate_lock()
+        self.gate.acquire()
+        self._unclaimed = self._unanswered = True
+
+    def claim(self) -> bool:
+        """True for exactly one caller: the loop that starts the call, or whoever withdraws it."""
+        try:
+            del self._unclaimed
+        except AttributeError:
+            return False
+        return True
+
+    @property
+    def answered(self) -> bool:
+        return not hasattr(self, "_unanswered")
+
+    def send(self) -> None:
+        """Put the call through the host's door. Raises LoopClosed, and then it never runs."""
+        host = self.host
+        host.expect(self)
+        try:
+            host.post(self)
+        except LoopClosed:
+            host.forget(self)
+            self.claim()
+            raise
+
+    def _run(self) -> None:
+        if self.claim():
+            self.host.start(self)
+
+    def answer(self, value: Any, error: BaseException | None) -> None:
+        """Give the waiting side its answer, from any thread; only the first answer counts."""
+        try:
+            del self._unanswered
+        except AttributeError:
+            return
+        self.host.forget(self)
+        self.value = value
+        self.error = error
+        self._open()
+
+    def _open(self) -> None:
+        self.gate.release()
+
+    def refuse(self, error: BridgeError) -> None:
+        """The loop will not answer any more: do it in its stead, and see that it never starts the call."""
+        started = not self.claim()
+        self.answer(None, error)
+        if started and self.host.closed is None:  # the loop merely stands still: should it run again, end what it began
+            with suppress(LoopClosed):
+                self.host.post(_Cancel(self))
+
+    def cancel(self) -> None:
+        """Withdraw the call if it has not started, otherwise cancel its coroutine. From any thread; does not wait."""
+        try:
+            self.host.post(_Cancel(self))
+        except LoopClosed as error:
+            self.refuse(error)
+
+    def stop(self) -> None:
+        """On the loop: cancel what has started."""
+        self.host.cancel(self)
+
+    def leave_behind(self, reason: str) -> None:
+        """In a forked child: the loop runs in the parent only."""
+        self.refuse(LoopClosed(reason))
+
+    def unwrap(self) -> Any:
+        """The value, or the error raised, without a cycle through the traceback."""
+        error, value = self.error, self.value
+        self.error = self.value = None
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            del error, self
+
+
+class _Cancel(Item):
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call):
+        self.call = call
+
+    def _run(self) -> None:
+        call = self.call
+        if call.claim():
+            call.answer(None, CancelledError(f"{name_of(call.fn)} was cancelled before the loop could start it"))
+        else:
+            call.stop()
+
+
+def ask(call: Call, *, cleanup: bool = False) -> Any:
+    """Send `call`, block until it is answered; return or raise what it says.
+
+    In a worker the slot is lent out meanwhile, and if the side that awaits the worker gives up, the call is cancelled
+    and the backend's cancellation error raised, once; with `cleanup` the call is left to finish, because it is clean-up.
+    In the main thread, Ctrl-C cancels the call, waits for its clean-up and goes on its way; a second one does not wait.
+    """
+    worker = here.worker
+    if worker is None:
+        return _ask_interruptibly(call)
+    job = here.job
+    if job is None or cleanup:
+        _lend_and_ask(worker, call)
+        return call.unwrap()
+    job.call = call
+    if job.cancelling is not None and not job.told:
+        job.told = True
+        call.claim()
+        job.cancelling()
+    _lend_and_ask(worker, call)
+    job.call = None
+    if type(call.error) is CancelledError and job.cancelling is not None:
+        call.error = None
+        job.told = True
+        job.cancelling()
+    return call.unwrap()
+
+
+def _lend_and_ask(worker: Worker, call: Call) -> None:
+    call.send()
+    worker.pool.lend(worker)
+    try:
+        call.gate.acquire()
+    finally:
+        worker.pool.reclaim(worker)
+
+
+def _ask_interruptibly(call: Call) -> Any:
+    try:
+        call.send()
+        call.gate.acquire()
+    except KeyboardInterrupt:
+        call.cancel()
+        # Not answered yet means that the gate was still shut, so this acquire cannot have been passed already.
+        if not call.answered:
+            call.gate.acquire()
+        raise
+    return call.unwrap()
+
+
+class FutureCall(Call):
+    """A call whose answer goes to a `concurrent.futures.Future`; cancelling the future cancels the coroutine.
+
+    The future stays PENDING while the coroutine runs, so that `cancel()` works at any time. Whether it was cancelled
+    or answered first is decided under the future's own lock (CPython #105836 is what happens otherwise): a cancelled
+    future stays cancelled, and the coroutine is told through the loop's door, before or after it started.
+    """
+
+    __slots__ = ("future",)
+
+    def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
+        super().__init__(host, fn, args, kwargs)
+        self.future: Future[Any] = PortalFuture(self)
+        self.future.add_done_callback(self._future_done)
+
+    def _future_done(self, future: Future[Any]) -> None:
+        if future.cancelled() and not self.answered:
+            self.cancel()
+
+    def _open(self) -> None:
+        future = self.future
+        error, value = self.error, self.value
+        self.error = self.value = None
+        if isinstance(error, CancelledError):
+            future.cancel()
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def leave_behind(self, reason: str) -> None:
+        self.future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        super().leave_behind(reason)
+
+
+class PortalFuture(Future[Any]):
+    """A concurrent Future that knows which loop answers it: waiting on that loop's own thread is refused, and a worker
+    that waits for it lends its slot."""
+
+    def __init__(self, call: FutureCall):
+        super().__init__()
+        self._call = call
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As `Future.result`; `timeout` in seconds. Raises WouldDeadlock on the loop's own thread."""
+        return self._blocking(super().result, timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `Future.exception`; `timeout` in seconds. Raises WouldDeadlock on the loop's own thread."""
+        result: BaseException | None = self._blocking(super().exception, timeout)
+        return result
+
+    def _blocking(self, wait_for: Callable[[float | None], Any], timeout: float | None) -> Any:
+        worker = here.worker
+        if self.done() or timeout == 0:
+            return wait_for(timeout)
+        if self._call.host.runs_here():
+            refuse_blocking(self._call.host, f"waiting for {self!r}", "await asyncio.wrap_future(future)")
+        if worker is None:
+            return wait_for(timeout)
+        worker.pool.lend(worker)
+        try:
+            return wait_for(timeout)
+        finally:
+            worker.pool.reclaim(worker)

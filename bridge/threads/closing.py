@@ -1,0 +1,85 @@
+"""The end of a pool: wait for its threads, but not for ever, and say which line they are stuck on.
+
+Worker threads are daemons, so none can keep the interpreter alive. In exchange the interpreter's exit waits for them
+here, up to a limit, and what is still running then is reported with its stack and left behind (CPython #111358 is
+what happens without a limit).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import traceback
+from time import monotonic
+
+from bridge.errors import WouldDeadlock
+from bridge.threads.here import here
+from bridge.threads.job import name_of
+from bridge.threads.pool import WorkerPool, pools
+
+#: Seconds that the end of a program waits for functions that are still running in threads.
+SHUTDOWN_TIMEOUT = 10.0
+
+logger = logging.getLogger("bridge.threads")
+
+
+def join(pool: WorkerPool, timeout: float | None = None) -> bool:
+    """Wait until every thread of a closed pool has ended, at most `timeout` seconds; True if they have."""
+    worker = here.worker
+    if worker is not None and worker.pool is pool:
+        raise WouldDeadlock(
+            f"{pool.name!r} was told to shut down and wait by a function that it runs itself "
+            f"({name_of(worker.job.fn) if worker.job else '?'}): it would wait for its own end. "
+            f"Write shutdown(wait=False) there."
+        )
+    deadline = None if timeout is None else monotonic() + timeout
+    while pool.workers:
+        for worker in list(pool.workers):
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            worker.thread.join(left)
+        if deadline is not None and monotonic() >= deadline:
+            return not pool.workers
+    for thread in pool.ending:  # done with its work, on its last instructions
+        thread.join(1.0)
+    return True
+
+
+def report_stuck(pool: WorkerPool, waited: float) -> None:
+    """Log, with the stack of each, the functions that a pool gives up waiting for."""
+    frames = sys._current_frames()
+    for worker in list(pool.workers):
+        job, ident = worker.job, worker.thread.ident
+        if job is None or ident not in frames:
+            continue
+        stack = "".join(traceback.format_stack(frames[ident]))
+        logger.error(
+            "BRG404 %s has not ended %.1f s after %r was told to close; its thread %r is left behind.\n"
+            "Let it end by itself: give the blocking call a timeout, or call bridge.check_cancelled() in its loop.\n%s",
+            name_of(job.fn),
+            waited,
+            pool.name,
+            worker.thread.name,
+            stack,
+        )
+
+
+def close_and_wait(pool: WorkerPool, timeout: float) -> None:
+    """Close, wait for at most `timeout` seconds, report what is stuck."""
+    pool.close()
+    if not join(pool, timeout):
+        report_stuck(pool, timeout)
+
+
+def _at_exit() -> None:
+    deadline = monotonic() + SHUTDOWN_TIMEOUT
+    open_pools = [pool for pool in pools if pool.workers]
+    for pool in open_pools:
+        pool.close()
+    for pool in open_pools:
+        left = max(0.0, deadline - monotonic())
+        if not join(pool, left):
+            report_stuck(pool, SHUTDOWN_TIMEOUT)
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,80 @@
+"""A job whose outcome goes to a `concurrent.futures.Future`, for callers that wait in a thread or not at all.
+
+Whether a queued job is cancelled or begun is decided by the job's claim; the future's own state follows it, so that
+`concurrent.futures.wait` and `as_completed` see what they expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from threading import Condition
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bridge.errors import ExecutorClosed
+from bridge.threads.job import Job, name_of
+
+if TYPE_CHECKING:
+    from bridge.threads.host import Host
+
+
+class FutureJob(Job):
+    """A job with a future; `withdraw_from` is what takes it back from the executor it was sent to."""
+
+    __slots__ = ("__weakref__", "future")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        origin: Host | None,
+        withdraw_from: Callable[[Job], bool],
+    ):
+        super().__init__(fn, args, kwargs, origin)
+        self.future: Future[Any] = _JobFuture(self, withdraw_from)
+
+    def begin(self) -> bool:
+        return self.claim() and self.future.set_running_or_notify_cancel()
+
+    def deliver(self) -> None:
+        future, error, value = self.future, self.error, self.value
+        self.error = self.value = None
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def leave_behind(self, reason: str) -> None:
+        if not self.future.done():
+            self.future._condition = Condition()  # its lock may be held by a thread that does not exist here
+            self.future.set_exception(ExecutorClosed(reason))
+
+    def cancel(self) -> None:
+        """End a job as cancelled: its executor has already taken it out of the queue."""
+        self.future.cancel()
+        self.future.set_running_or_notify_cancel()
+
+
+class _JobFuture(Future[Any]):
+    def __init__(self, job: FutureJob, withdraw_from: Callable[[Job], bool]):
+        super().__init__()
+        self._job = job
+        self._withdraw_from = withdraw_from
+
+    def cancel(self) -> bool:
+        """As `Future.cancel`: True if the job had not begun; it is out of the queue then."""
+        if not super().cancel():
+            return False
+        if self._withdraw_from(self._job):
+            self.set_running_or_notify_cancel()
+        return True
+
+
+def raise_cancelled(job: Job) -> Callable[[], NoReturn]:
+    """What `check_cancelled` raises in a function that was sent by a thread."""
+
+    def cancelled() -> NoReturn:
+        raise CancelledError(f"the executor that runs {name_of(job.fn)} was left by an exception")
+
+    return cancelled

@@ -1,0 +1,23 @@
+"""What the current thread is to bridge: which worker it is, which job it runs, which loop it carries.
+
+In: written by workers (`worker`, `job`) and by the loop room (`host`). Out: read by portals, jobs and pools.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bridge.threads.host import Host
+    from bridge.threads.job import Job
+    from bridge.threads.worker import Worker
+
+
+class _Here(threading.local):
+    worker: Worker | None = None
+    job: Job | None = None
+    host: Host | None = None  # a cache: the last loop that was seen running in this thread
+
+
+here = _Here()

@@ -1,0 +1,191 @@
+"""What every event loop must offer so that the ground floor can serve it. The loop room implements it per loop.
+
+A Host stands for one loop from the first time bridge meets it until the loop's end. It owns the door (`post`), the set
+of callers who wait for the loop (`waits`), and the answer to "is it still there?" (`trouble`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+
+from bridge.errors import BridgeError, LoopClosed, WouldDeadlock
+from bridge.threads.fork import tell_after_fork
+from bridge.threads.here import here
+from bridge.threads.inbox import Item
+from bridge.threads.job import name_of
+from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool
+from bridge.threads.sentry import sentry
+
+if TYPE_CHECKING:
+    from bridge.threads.calls import Call
+    from bridge.threads.job import Job
+    from bridge.threads.worker import Worker
+
+#: What happens to a running function when the side that awaits it gives up (docs/cancellation.md).
+CancelMode = Literal["wait", "abandon", "kill"]
+
+
+class Waiting(Protocol):
+    """A thread that waits for a loop: something that can be answered in the loop's stead."""
+
+    def refuse(self, error: BridgeError) -> None: ...
+
+    def leave_behind(self, reason: str) -> None: ...
+
+
+class Carrier(Protocol):
+    """What takes jobs to workers."""
+
+    def submit_job(self, job: Job) -> None: ...
+
+    def withdraw(self, job: Job) -> bool: ...
+
+
+class Host(ABC):
+    """One event loop, as seen by threads. Created on the loop's own thread."""
+
+    #: The loop, or whatever identifies it: an asyncio loop, a trio token.
+    loop: Any
+    #: Accept an item to be run once on the loop, in order; from any thread. Raises LoopClosed.
+    post: Callable[[Item], None]
+
+    def __init__(self) -> None:
+        #: Who waits for this loop, and in which worker (None: a thread that is not one).
+        self.waits: dict[Waiting, Worker | None] = {}
+        #: Executors by name, for `to=`.
+        self.lanes: dict[str, Any] = {}
+        #: Seconds that the end of the program waits for functions, once it has begun to end; None before.
+        self.shutdown_timeout: float | None = None
+        self._when_idle: Callable[[], object] | None = None
+        self._standing: tuple[WorkerPool, str] | None = None
+        self.closed: str | None = None
+        self.left_behind = False
+        #: True once the loop is being shut down and waits for functions no longer; then each of `patient` is called.
+        self.leaving = False
+        self.patient: set[Callable[[], object]] = set()
+        self._pool: WorkerPool | None = None
+        tell_after_fork(self)
+
+    @abstractmethod
+    def __repr__(self) -> str: ...
+
+    @abstractmethod
+    def start(self, call: Call) -> None:
+        """On the loop: run the call's function in its context, await what it returns, answer the call."""
+
+    @abstractmethod
+    def cancel(self, call: Call) -> None:
+        """On the loop: cancel the coroutine of a call that has started. It answers when its clean-up is done."""
+
+    @abstractmethod
+    def call_soon(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Run `callback(*args)` on the loop soon, in the caller's context; from any thread. Raises LoopClosed."""
+
+    @abstractmethod
+    async def perform(self, carrier: Carrier, job: Any, cancel: CancelMode) -> Any:
+        """On the loop: submit `job` (made by `new_job`), wait for it, cancel it as asked; return or raise its outcome."""
+
+    @abstractmethod
+    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        """A job whose outcome comes back to a waiter on this loop."""
+
+    @abstractmethod
+    def raise_cancelled(self) -> NoReturn:
+        """In a worker: raise what a cancelled function should end with."""
+
+    @abstractmethod
+    def runs_here(self) -> bool:
+        """Is the calling thread the one that runs this loop just now?"""
+
+    @abstractmethod
+    def trouble(self) -> str | None:
+        """From any thread: why the loop does not answer at this moment, or None. Starts with "closed" if it is final."""
+
+    def expect(self, waiting: Waiting) -> None:
+        """Note that a thread is going to wait for this loop. Raises LoopClosed. Comes before `post`."""
+        worker = here.worker
+        self.waits[waiting] = worker
+        if self.closed is not None:
+            self.forget(waiting)
+            raise LoopClosed(self.closed)
+        if self._standing is not None and worker is not None and worker.pool is self._standing[0]:
+            self.forget(waiting)
+            raise self._would_deadlock(self._standing[1], worker)
+        if sentry.off_duty:
+            sentry.call(self)
+
+    def forget(self, waiting: Waiting) -> None:
+        """It has its answer."""
+        self.waits.pop(waiting, None)
+        if self._when_idle is not None and not self.waits:
+            self._when_idle()
+
+    def when_idle(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, from any thread, more than once if need be, whenever nobody waits for this loop."""
+        self._when_idle = callback
+        if not self.waits:
+            callback()
+
+    @contextmanager
+    def standing_still(self, pool: WorkerPool, what: str) -> Iterator[None]:
+        """While the loop's own thread is blocked by waiting for `pool`: refuse the pool's workers, who would wait for it.
+
+        The mark is set before the waiting ones are looked up, and a worker enters `waits` before it looks at the mark.
+        """
+        self._standing = (pool, what)
+        try:
+            for waiting, worker in list(self.waits.items()):
+                if worker is not None and worker.pool is pool:
+                    waiting.refuse(self._would_deadlock(what, worker))
+            yield
+        finally:
+            self._standing = None
+
+    def _would_deadlock(self, what: str, worker: Worker) -> WouldDeadlock:
+        job = worker.job
+        return WouldDeadlock(
+            f"{name_of(job.fn) if job else 'a function'} in thread {worker.thread.name!r} calls into {self!r}, whose own "
+            f"thread is blocked by {what}, and so waits for that function. "
+            f"Write `async with` or `await executor.aclose()` on the loop instead of the blocking call."
+        )
+
+    def close(self, reason: str) -> None:
+        """The loop has ended: refuse everything from now on and answer all who wait. Idempotent, from any thread."""
+        if self.closed is None:
+            self.closed = reason
+        self.strand(reason)
+
+    def strand(self, reason: str) -> None:
+        """Answer all who wait just now; the loop may run again later, and will not run what was refused."""
+        for waiting in list(self.waits):
+            waiting.refuse(LoopClosed(reason))
+            self.forget(waiting)
+
+    def leave(self) -> None:
+        """On the loop: from now on nobody who was cancelled waits for the end of a function."""
+        self.leaving = True
+        for give_up in list(self.patient):
+            give_up()
+
+    def pool(self) -> WorkerPool:
+        """The worker threads that serve this loop where no executor is named; made when first asked for."""
+        if self._pool is None:
+            self._pool = WorkerPool(DEFAULT_MAX_WORKERS, "bridge-thread", DEFAULT_IDLE_TIMEOUT)
+        return self._pool
+
+    def pool_if_any(self) -> WorkerPool | None:
+        return self._pool
+
+    def after_fork_in_child(self) -> None:
+        self.left_behind = True
+        reason = (
+            "this loop was left behind by a fork: it runs in the parent process only. "
+            "Start a loop of its own in the child, with bridge.run(...) or bridge.background_loop()."
+        )
+        self.closed = reason
+        for waiting in list(self.waits):
+            waiting.leave_behind(reason)
+        self.waits.clear()

@@ -1,0 +1,161 @@
+"""Portals: what a thread holds in its hand in order to call into a loop.
+
+In: functions, coroutines, async context managers and async iterables from synchronous code. Out: their results, in the
+calling thread. The waiting itself, and what happens when the loop ends meanwhile, is in `calls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future, wait as wait_for_futures
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from inspect import iscoroutine, iscoroutinefunction
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+import anyio.to_thread
+
+from bridge.threads.blocking import loop_runs_here, refuse_blocking
+from bridge.threads.calls import Call, FutureCall, ask
+from bridge.threads.host import Host
+from bridge.threads.job import last_name, name_of
+from bridge.threads.session import EnteredContext, iterate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Portal:
+    """A way into one event loop from other threads. Get one from `bridge.portal()` or `bridge.background_loop()`.
+
+    As a context manager (`with` or `async with`) it owns the coroutines started through it meanwhile: leaving waits for
+    them, leaving by an exception cancels them first.
+    """
+
+    __slots__ = ("_host", "_started")
+
+    def __init__(self, host: Host):
+        self._host = host
+        self._started: set[Future[Any]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<bridge.Portal into {self._host!r}>"
+
+    @overload
+    def call(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run `fn(*args, **kwargs)` on the loop, await what it returns if that is awaitable; return or raise its outcome.
+
+        Blocks the calling thread, in the caller's contextvars context. In a worker the slot is lent out meanwhile. Ctrl-C
+        in the main thread cancels the coroutine, waits for its clean-up and raises KeyboardInterrupt.
+
+        Raises LoopClosed if the loop stops, closes or was left behind by a fork before it answered; WouldDeadlock on the
+        loop's own thread, WrongThread on another loop's; concurrent.futures.CancelledError if the coroutine is cancelled.
+        """
+        host = self._host
+        if loop_runs_here():
+            refuse_blocking(host, f"portal.call({name_of(fn)})", f"await {last_name(fn)}(...)")
+        if not callable(fn):
+            raise _not_a_function(fn)
+        call = Call(host, fn, args, kwargs)
+        return ask(call)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], /, *args: Any) -> None:
+        """Run `callback(*args)` on the loop, once, after everything sent before. Does not wait; from any thread.
+
+        Raises LoopClosed if the loop has ended. An exception in the callback goes to the loop's exception handler.
+        """
+        if iscoroutinefunction(callback):
+            raise TypeError(
+                f"{name_of(callback)} is a coroutine function: calling it would run nothing. "
+                f"Write portal.run_coroutine_threadsafe({callback.__name__}(...)), or portal.call to wait for it."
+            )
+        self._host.call_soon(callback, args)
+
+    def run_coroutine_threadsafe(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the loop and return a `concurrent.futures.Future` for it; from any thread.
+
+        Cancelling the future cancels the coroutine, whether it has started or not. Waiting for the future on the loop's
+        own thread raises WouldDeadlock. Raises LoopClosed, closing the coroutine, if the loop has ended.
+        """
+        if not iscoroutine(coro):
+            raise TypeError(
+                f"run_coroutine_threadsafe needs a coroutine, not {coro!r}. "
+                f"Write portal.run_coroutine_threadsafe(fn(...)), with the call."
+            )
+        call = FutureCall(self._host, _itself, (coro,), {})
+        try:
+            call.send()
+        except BaseException:
+            coro.close()
+            raise
+        if self._started is not None:
+            self._started.add(call.future)
+            call.future.add_done_callback(self._started.discard)
+        return call.future
+
+    def enter(self, async_cm: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
+        """An async context manager as a synchronous one: entered and left on the loop, both in the same task there."""
+        return EnteredContext(self._host, async_cm)
+
+    def iterate(self, async_iterable: AsyncIterable[T]) -> Iterator[T]:
+        """Yield the items of an async iterable, in order, asking for each when it is wanted.
+
+        All of the iteration, and the `aclose` of a generator that is left early, happens in one task on the loop.
+        """
+        if not hasattr(async_iterable, "__aiter__"):
+            raise TypeError(f"portal.iterate needs an async iterable, not {async_iterable!r}")
+        return iterate(self._host, async_iterable)
+
+    # -- as a scope ----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._started is not None:
+            raise RuntimeError("this portal is already entered: call bridge.portal() again for a scope of its own")
+        self._started = set()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        started = self._leave(exc)
+        if started:
+            if loop_runs_here():
+                refuse_blocking(self._host, "leaving `with portal`", "async with portal")
+            wait_for_futures(started)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        started = self._leave(exc)
+        if started:
+            await anyio.to_thread.run_sync(wait_for_futures, started)
+
+    def _leave(self, exc: BaseException | None) -> list[Future[Any]]:
+        started = list(self._started or ())
+        self._started = None
+        if exc is not None:
+            for future in started:
+                future.cancel()
+        return started
+
+
+async def _itself(coro: Coroutine[Any, Any, T]) -> T:
+    return await coro
+
+
+def _not_a_function(fn: object) -> TypeError:
+    if iscoroutine(fn):
+        fn.close()
+        return TypeError(
+            f"portal.call needs the function, not the coroutine that it made: "
+            f"write portal.call({fn.__name__}, ...) instead of portal.call({fn.__name__}(...))"
+        )
+    return TypeError(f"portal.call needs a function, not {fn!r}")

@@ -1,0 +1,208 @@
+"""Sessions: several calls from one thread that must run in one and the same task on the loop.
+
+Cancel scopes, task groups and `asyncio.timeout` insist on being left by the task that entered them, and an async
+generator keeps its contextvars only within one task. So a session is one coroutine on the loop (`_serve`) that takes
+requests from the thread and answers them in turn.
+
+    thread: ask(fn) ── Request through the door ──> requests, wake ──> _serve: await fn() ──> answer
+
+Owners: `_requests`, `_wake` and `_current` belong to the loop's thread. A request is a `Call`, so everything that
+answers calls when a loop ends answers requests too. If the serving task is cancelled between two requests (the loop is
+shutting down), it cleans up by itself and refuses what comes later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import anyio
+
+from bridge.errors import LoopClosed
+from bridge.threads.blocking import loop_runs_here, refuse_blocking
+from bridge.threads.calls import Call, ask
+
+if TYPE_CHECKING:
+    from bridge.threads.host import Host
+
+T = TypeVar("T")
+
+#: What cleans up if the task is cancelled while the thread is away; gets the cancellation error.
+CleanUp = Callable[[BaseException], Awaitable[object]]
+
+
+class _Request(Call):
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]):
+        super().__init__(session.host, fn, args, {})
+        self.session = session
+
+    def _run(self) -> None:
+        if self.claim():
+            self.session.accept(self)
+
+    def stop(self) -> None:
+        if self.session.current is self:
+            self.host.cancel(self.session.task)
+
+
+class Session:
+    """One task on `host`'s loop that serves the thread which made it."""
+
+    def __init__(self, host: Host, clean_up: CleanUp):
+        self.host = host
+        self.current: _Request | None = None
+        self.task = Call(host, self._serve, (), {})
+        self._clean_up = clean_up
+        self._requests: deque[_Request | None] = deque()
+        self._wake: anyio.Event | None = None
+        self._over: LoopClosed | None = None
+        self.task.send()
+
+    def ask(self, fn: Callable[..., Awaitable[T]], *args: Any, cleanup: bool = False) -> T:
+        """In the thread: have `await fn(*args)` done by the session's task; return or raise its outcome."""
+        result: T = ask(_Request(self, fn, args), cleanup=cleanup)
+        return result
+
+    def end(self) -> None:
+        """In the thread: let the task go. Does not wait."""
+        request = _Request(self, _nothing, ())
+        request.fn = None
+        with suppress(LoopClosed):
+            request.send()
+
+    def accept(self, request: _Request) -> None:
+        """On the loop: take a request from the door."""
+        if self._over is not None:
+            request.answer(None, self._over)
+            return
+        self._requests.append(request)
+        if self._wake is not None:
+            self._wake.set()
+
+    async def _serve(self) -> None:
+        try:
+            while True:
+                request = await self._next()
+                if request.fn is None:
+                    request.answer(None, None)
+                    return
+                self.current = request
+                try:
+                    value = await request.fn(*request.args)
+                except BaseException as error:
+                    self.current = None
+                    request.answer(None, _for_a_thread(error))
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                        raise
+                else:
+                    self.current = None
+                    request.answer(value, None)
+                del request
+        except BaseException as error:
+            self._over = LoopClosed(f"the task on {self.host!r} that served this `with` or `for` was ended ({error!r})")
+            await self._clean_up(error)
+            raise
+        finally:
+            self._over = self._over or LoopClosed("this session has ended")
+            while self._requests:
+                self._requests.popleft().answer(None, self._over)
+
+    async def _next(self) -> _Request:
+        while not self._requests:
+            self._wake = anyio.Event()
+            await self._wake.wait()
+        return self._requests.popleft()
+
+
+async def _nothing() -> None: ...
+
+
+def _for_a_thread(error: BaseException) -> BaseException:
+    """A cancellation means something to its own task only; the thread is told in its own terms."""
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return CancelledError("the task on the loop that served this `with` or `for` was cancelled")
+    return error
+
+
+class EnteredContext(AbstractContextManager[T], Generic[T]):
+    """The synchronous face of an async context manager on another loop."""
+
+    def __init__(self, host: Host, async_cm: AbstractAsyncContextManager[T]):
+        if not hasattr(async_cm, "__aenter__"):
+            raise TypeError(f"portal.enter needs an async context manager, not {async_cm!r}")
+        self._host = host
+        self._async_cm = async_cm
+        self._session: Session | None = None
+        self._entered = False  # on the loop
+
+    def __enter__(self) -> T:
+        if self._session is not None:
+            raise RuntimeError("this context manager is already entered: call portal.enter(...) again")
+        _may_block(self._host, "portal.enter", "async with ...")
+        self._session = Session(self._host, self._abandoned)
+        try:
+            return self._session.ask(self._aenter)
+        except BaseException:
+            self._session.end()
+            raise
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        session, self._session = self._session, None
+        assert session is not None
+        try:
+            return session.ask(self._aexit, exc_type, exc, traceback, cleanup=True)
+        finally:
+            session.end()
+
+    async def _aenter(self) -> T:
+        value = await self._async_cm.__aenter__()
+        self._entered = True
+        return value
+
+    async def _aexit(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self._entered = False
+        return await self._async_cm.__aexit__(exc_type, exc, traceback)
+
+    async def _abandoned(self, error: BaseException) -> None:
+        if self._entered:
+            await self._aexit(type(error), error, error.__traceback__)
+
+
+def iterate(host: Host, async_iterable: AsyncIterable[T]) -> Iterator[T]:
+    """Yield the items of `async_iterable`, which is iterated by one task on `host`'s loop."""
+    _may_block(host, "portal.iterate", "async for ...")
+    iterator = aiter(async_iterable)
+    aclose = getattr(iterator, "aclose", _nothing)
+
+    async def abandoned(error: BaseException) -> None:
+        await aclose()
+
+    session = Session(host, abandoned)
+    try:
+        while True:
+            try:
+                item = session.ask(iterator.__anext__)
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        try:
+            with suppress(LoopClosed):  # then the task has closed it, or there is no loop left to close it on
+                session.ask(aclose, cleanup=True)
+        finally:
+            session.end()
+
+
+def _may_block(host: Host, what: str, instead: str) -> None:
+    if loop_runs_here():
+        refuse_blocking(host, what, instead)
