@@ -1,7 +1,7 @@
 """bridge's own event loop: asyncio's, with a door that many threads can use at once without waking it once for each.
 
     call_soon_threadsafe / post: _ready.append ── loop asleep, and nobody has woken it yet? ──> one byte to the self-pipe
-    _Sleeper.select: note that we sleep -> look at _ready again -> poll -> awake
+    sleeper.select: note that we sleep -> look at _ready again -> poll -> awake
 
 Owners: `_ready` is a deque that every thread appends to. `_nap` numbers the present sleep and is 0 while awake; only the
 loop's thread writes it. `_woken` is the nap that somebody has ended. A waker appends, then reads `_nap`; the loop
@@ -27,6 +27,7 @@ from anyio import Event, move_on_after
 
 from bridge.errors import LoopClosed
 from bridge.loop.hosts import host_of
+from bridge.loop.sleeper import EpollSleeper, Sleeper
 from bridge.threads.closing import report_stuck
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
@@ -66,34 +67,6 @@ def _details_are_known(loop: Any) -> bool:
     )
 
 
-class _Sleeper:
-    """Stands where asyncio expects its selector, and notes when the loop sleeps in it."""
-
-    def __init__(self, loop: EventLoop, selector: selectors.BaseSelector):
-        self._loop = loop
-        self._ready = loop._ready
-        self._poll = selector.select
-        self._naps = 0
-        self.selector = selector
-        self.register = selector.register
-        self.unregister = selector.unregister
-        self.modify = selector.modify
-        self.get_key = selector.get_key
-        self.get_map = selector.get_map
-        self.close = selector.close
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is not None and timeout <= 0:
-            return self._poll(timeout)
-        loop = self._loop
-        self._naps = nap = self._naps + 1
-        loop._nap = nap
-        try:
-            return self._poll(0 if self._ready else timeout)
-        finally:
-            loop._nap = 0
-
-
 class EventLoop(_Base):  # type: ignore[misc]
     """A drop-in asyncio event loop whose door from other threads is coalesced, signal-safe and answers when it closes.
 
@@ -107,7 +80,8 @@ class EventLoop(_Base):  # type: ignore[misc]
         self._woken = -1
         super().__init__(*args)
         if _details_are_known(self):
-            self._selector = _Sleeper(self, self._selector)
+            sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper
+            self._selector = sleeper(self, self._selector)
             self._bridge_door = self._post
         else:
             self._bridge_door = None
