@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 from bridge.errors import WrongThread
 from bridge.loop.hosts import current_host
 from bridge.threads.blocking import loop_runs_here
-from bridge.threads.here import here
+from bridge.threads.here import current_job
 from bridge.threads.job import last_name, name_of
 from bridge.threads.portal import Portal
 
@@ -23,7 +23,7 @@ def portal() -> Portal:
 
     Raises WrongThread in a thread that no loop has sent work to.
     """
-    job = here.job
+    job = current_job()
     if job is not None and job.origin is not None:
         return Portal(job.origin)
     if loop_runs_here():
@@ -45,7 +45,7 @@ def syncify(async_fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, T]:
 
     @functools.wraps(async_fn)
     def synchronous(*args: P.args, **kwargs: P.kwargs) -> T:
-        if loop_runs_here() and here.job is None:
+        if loop_runs_here() and current_job() is None:
             raise WrongThread(
                 f"{last_name(async_fn)} was made synchronous for threads, and this thread runs a loop: "
                 f"write `await {last_name(async_fn)}.__wrapped__(...)`, or call it in bridge.to_thread(...)."

@@ -23,7 +23,7 @@ from bridge.executors.stream import stream
 from bridge.loop.hosts import current_host, running_host
 from bridge.threads.blocking import loop_runs_here
 from bridge.threads.future_job import FutureJob
-from bridge.threads.here import here
+from bridge.threads.here import current_job
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
 
@@ -170,7 +170,8 @@ def origin_here() -> Host | None:
     """The loop on whose behalf the calling thread acts: the one it runs, or the one whose work it does."""
     if loop_runs_here():
         return running_host()
-    return here.job.origin if here.job is not None else None
+    job = current_job()
+    return None if job is None else job.origin
 
 
 def _timeout_error(fn: object, job: Job, name: str, timeout: float) -> OffloadTimeout:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError as ThreadCancelled
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import Any, NoReturn
 
 import anyio
@@ -38,7 +39,7 @@ class AsyncioJob(Job, Item):
 
     __slots__ = ("_asyncio_future_blocking", "_interrupt", "_step", "_step_context", "arrived", "host")
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: AsyncioHost):
+    def __init__(self, host: AsyncioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
         self.host = host
         self.arrived = False
@@ -116,6 +117,7 @@ class AsyncioHost(Host):
     def __init__(self, loop: asyncio.AbstractEventLoop):
         super().__init__()
         self.loop: asyncio.AbstractEventLoop = loop
+        self.new_job = partial(AsyncioJob, self)
         self._inbox: Inbox | None = None
         door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
         if door is None:
@@ -168,9 +170,6 @@ class AsyncioHost(Host):
         self.loop.call_soon_threadsafe(callback, *args)
 
     # -- out of the loop -----------------------------------------------------------------------------------------------
-
-    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> AsyncioJob:
-        return AsyncioJob(fn, args, kwargs, self)
 
     async def perform(self, carrier: Carrier, job: AsyncioJob, cancel: CancelMode) -> Any:
         carrier.submit_job(job)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError as ThreadCancelled
 from contextvars import copy_context
+from functools import partial
 from typing import Any, NoReturn
 
 import trio
@@ -44,7 +45,7 @@ class TrioJob(Job, Item):
 
     __slots__ = ("host", "raise_cancel", "task")
 
-    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: TrioHost):
+    def __init__(self, host: TrioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
         self.host = host
         self.task: trio.lowlevel.Task | None = None
@@ -84,6 +85,7 @@ class TrioHost(Host):
     def __init__(self) -> None:
         super().__init__()
         self._token = self.loop = trio.lowlevel.current_trio_token()
+        self.new_job = partial(TrioJob, self)
         self._inbox = Inbox(self._token.run_sync_soon, self._token.run_sync_soon)
         self.post = self._inbox.put
         trio.lowlevel.spawn_system_task(self._warden, name="bridge.warden")
@@ -123,9 +125,6 @@ class TrioHost(Host):
         self.post(_Callback(self, callback, args))
 
     # -- out of the loop -----------------------------------------------------------------------------------------------
-
-    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TrioJob:
-        return TrioJob(fn, args, kwargs, self)
 
     async def perform(self, carrier: Carrier, job: TrioJob, cancel: CancelMode) -> Any:
         await trio.lowlevel.checkpoint_if_cancelled()

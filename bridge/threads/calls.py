@@ -150,7 +150,7 @@ def ask(call: Call, *, cleanup: bool = False) -> Any:
     worker = here.worker
     if worker is None:
         return _ask_interruptibly(call)
-    job = here.job
+    job = worker.job
     if job is None or cleanup:
         _lend_and_ask(worker, call)
         return call.unwrap()

@@ -29,7 +29,7 @@ def tell_after_fork(owner: LeftBehind) -> None:
 
 
 def _in_child() -> None:
-    here.worker = here.job = here.host = None
+    here.worker = here.host = None
     for owner in list(_registered):
         owner.after_fork_in_child()
 

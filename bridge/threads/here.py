@@ -1,6 +1,6 @@
-"""What the current thread is to bridge: which worker it is, which job it runs, which loop it carries.
+"""What the current thread is to bridge: which worker it is, which loop it carries.
 
-In: written by workers (`worker`, `job`) and by the loop room (`host`). Out: read by portals, jobs and pools.
+In: written by workers and by the loop room (`host`). Out: read by portals, jobs and pools.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
 class _Here(threading.local):
     worker: Worker | None = None
-    job: Job | None = None
     host: Host | None = None  # a cache: the last loop that was seen running in this thread
 
 
 here = _Here()
+
+
+def current_job() -> Job | None:
+    """The job that the calling thread runs just now."""
+    worker = here.worker
+    return None if worker is None else worker.job

@@ -52,6 +52,9 @@ class Host(ABC):
     #: Accept an item to be run once on the loop, in order; from any thread. Raises LoopClosed.
     post: Callable[[Item], None]
 
+    #: Make a job of `fn, args, kwargs` whose outcome comes back to a waiter on this loop.
+    new_job: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Job]
+
     def __init__(self) -> None:
         #: Who waits for this loop, and in which worker (None: a thread that is not one).
         self.waits: dict[Waiting, Worker | None] = {}
@@ -87,10 +90,6 @@ class Host(ABC):
     @abstractmethod
     async def perform(self, carrier: Carrier, job: Any, cancel: CancelMode) -> Any:
         """On the loop: submit `job` (made by `new_job`), wait for it, cancel it as asked; return or raise its outcome."""
-
-    @abstractmethod
-    def new_job(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
-        """A job whose outcome comes back to a waiter on this loop."""
 
     @abstractmethod
     def raise_cancelled(self) -> NoReturn:

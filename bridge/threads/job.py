@@ -10,14 +10,13 @@ submitter that withdraws it. From the claim on, the worker alone writes `value` 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from time import perf_counter
-from types import AsyncGeneratorType, CodeType, CoroutineType
+from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bridge.threads.here import here
+from bridge.threads.here import current_job
 
 if TYPE_CHECKING:
     from bridge.threads.calls import Call
@@ -39,7 +38,7 @@ def last_name(fn: object) -> str:
 
 
 class Job:
-    """A callable with its arguments, context and submit site; subclasses say where the outcome goes."""
+    """A callable with its arguments and context; subclasses say where the outcome goes."""
 
     __slots__ = (
         "_unclaimed",
@@ -52,7 +51,6 @@ class Job:
         "kwargs",
         "origin",
         "queued_at",
-        "site",
         "started_at",
         "told",
         "value",
@@ -65,8 +63,6 @@ class Job:
     cancelling: Callable[[], NoReturn] | None
     #: The portal call in which the function waits for its loop.
     call: Call | None
-    #: Where it was submitted: code object and instruction offset, cheap to take and resolved only for a message.
-    site: tuple[CodeType, int] | None
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], origin: Host | None):
         self.fn = fn
@@ -76,7 +72,7 @@ class Job:
         self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
-        self.cancelling = self.call = self.site = None
+        self.cancelling = self.call = None
         self.queued_at = perf_counter()
         self.started_at = 0.0
         self.told = False  # has the function been told about `cancelling` yet?
@@ -105,9 +101,8 @@ class Job:
         self.fn = self.args = self.kwargs = self.context = None
         return True
 
-    def begin(self) -> bool:
-        """Called by the worker that took the job from the queue; False if there is nothing to do any more."""
-        return self.claim()
+    #: Called by the worker that took the job from the queue; False if there is nothing to do any more.
+    begin = claim
 
     def run(self) -> None:
         """Call the function in the job's own context and keep what comes out, whatever it is."""
@@ -162,11 +157,6 @@ class Job:
         finally:
             del error, self
 
-    def mark_site(self, depth: int) -> None:
-        """Remember the line `depth` frames above the caller as the place this job was submitted from."""
-        frame = sys._getframe(depth + 1)
-        self.site = (frame.f_code, frame.f_lasti)
-
 
 def _refuse_coroutine(fn: object, value: Any) -> Any:
     """A coroutine function was sent to a thread: nothing ran. (A plain function may well return a coroutine.)"""
@@ -197,7 +187,7 @@ def check_cancelled() -> None:
     concurrent.futures.CancelledError. Let it pass through; clean up with `finally`. Outside a worker it does nothing,
     so a function that calls it can also be called directly.
     """
-    job = here.job
+    job = current_job()
     if job is not None and job.cancelling is not None:
         job.told = True
         job.cancelling()

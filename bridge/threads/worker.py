@@ -62,7 +62,7 @@ class Worker:
             pool.leave(self)
 
     def _run(self, job: Job) -> None:
-        here.job = self.job = job
+        self.job = job
         started_at = job.started_at = perf_counter()
         job.run()
         self.pool.samples.append((job.queued_at, started_at, perf_counter()))
@@ -70,7 +70,7 @@ class Worker:
             self.completed += 1
         else:
             self.failed += 1
-        here.job = self.job = None
+        self.job = None
         job.deliver()
 
     def _rest(self) -> bool:

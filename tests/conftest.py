@@ -1,0 +1,108 @@
+"""Every async test runs on every loop; every test leaves no thread behind.
+
+`anyio_backend` is the one fixture that chooses the loop. Blocking waits in tests go through `within`, so that a test which
+would hang fails instead, with the line that hung.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+
+import bridge
+from bridge.threads.closing import join
+from bridge.threads.pool import pools
+
+LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bridge": ("asyncio", {"loop_factory": bridge.new_event_loop}),
+    "asyncio": ("asyncio", {}),
+    "trio": ("trio", {}),
+}
+try:
+    import uvloop
+except ImportError:  # Windows
+    pass
+else:
+    LOOPS["uvloop"] = ("asyncio", {"loop_factory": uvloop.new_event_loop})
+
+#: Seconds after which a wait in a test has failed. Never how long anything takes.
+PATIENCE = 10.0
+
+
+@pytest.fixture(params=list(LOOPS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return LOOPS[request.param]
+
+
+@pytest.fixture
+def loop_name(request: pytest.FixtureRequest) -> str:
+    """Which of LOOPS this test runs on."""
+    return request.node.callspec.params["anyio_backend"]
+
+
+@pytest.fixture(params=[name for name in LOOPS if name != "trio"])
+def loop_factory(request: pytest.FixtureRequest) -> Callable[[], Any] | None:
+    """For tests that run an asyncio loop themselves."""
+    return LOOPS[request.param][1].get("loop_factory")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    for pool in list(pools):
+        pool.close()
+    for pool in list(pools):
+        assert join(pool, PATIENCE), f"{pool.name} still runs {[w.job and w.job.fn for w in pool.workers]}"
+    left = {t for t in set(threading.enumerate()) - before if t.name != "bridge-sentry" and not is_anyios(t)}
+    for thread in left:
+        thread.join(PATIENCE)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+def is_anyios(thread: threading.Thread) -> bool:
+    """Other libraries' pool threads come and go as those libraries like."""
+    return thread.name.startswith(("AnyIO worker", "Trio thread", "asyncio_", "uvloop_"))
+
+
+class Gate:
+    """An event that threads and loops can both wait for, within PATIENCE."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    def is_open(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self) -> None:
+        """In a thread."""
+        assert self._event.wait(PATIENCE), "nobody opened this gate"
+
+    async def reached(self) -> None:
+        """On a loop: without blocking it, and without using what is under test."""
+        with anyio.fail_after(PATIENCE):
+            while not self._event.is_set():
+                await anyio.sleep(0.001)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def new_gate() -> type[Gate]:
+    return Gate
+
+
+def within(thread: threading.Thread) -> None:
+    """Join, or fail."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), f"{thread.name} hangs"
