@@ -50,6 +50,6 @@ def syncify(async_fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, T]:
                 f"{last_name(async_fn)} was made synchronous for threads, and this thread runs a loop: "
                 f"write `await {last_name(async_fn)}.__wrapped__(...)`, or call it in bridge.to_thread(...)."
             )
-        return portal().call(async_fn, *args, **kwargs)
+        return portal().call(async_fn, *args, **kwargs)  # type: ignore[no-any-return]
 
     return synchronous

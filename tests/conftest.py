@@ -1,7 +1,7 @@
 """Every async test runs on every loop; every test leaves no thread behind.
 
-`anyio_backend` is the one fixture that chooses the loop. Blocking waits in tests go through `within`, so that a test which
-would hang fails instead, with the line that hung.
+`anyio_backend` is the one fixture that chooses the loop. Blocking waits in tests have an end (`within`, `Gate`), so that
+a test which would hang fails instead, with the line that hung.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class _Pump(Call):
     """The task that reads an asynchronous source; its end is news for the consumer."""
 
     __slots__ = ("mailbox",)
+    mailbox: Mailbox
 
     def _open(self) -> None:
         self.mailbox.put(self)

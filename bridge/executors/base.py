@@ -1,7 +1,7 @@
 """The Executor contract: what every place that runs functions offers, whatever it is made of.
 
-An executor brings three things of its own: `submit_job`, `withdraw` and `close`/`join`. Everything that users call (`run`,
-`submit`, `map`, `amap`, `stream`, `with`) is built here, once, on these.
+An executor brings a few things of its own: taking jobs and giving them back, closing, and saying what it does. What users
+call all day (`run`, `submit`, `map`, `amap`, `stream`, `with`) is built here, once, on these.
 """
 
 from __future__ import annotations
@@ -84,21 +84,23 @@ class Executor(StandardExecutor):
         """
         host = current_host()
         job = host.new_job(fn, args, kwargs)
-        result: T = await host.perform(self, job, self.cancel_modes[0])
-        return result
+        return await host.perform(self, job, self.cancel_modes[0])  # type: ignore[no-any-return]
 
     async def run_job(
-        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], cancel: CancelMode, timeout: float | None
+        self,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        cancel: CancelMode,
+        timeout: float | None,
     ) -> T:
         """As `run`, with a policy: what cancelling does, and after how many seconds (queueing included) to do it."""
         host = current_host()
         job = host.new_job(fn, args, kwargs)
         if timeout is None:
-            result: T = await host.perform(self, job, cancel)
-            return result
+            return await host.perform(self, job, cancel)  # type: ignore[no-any-return]
         with move_on_after(timeout):
-            result = await host.perform(self, job, cancel)
-            return result
+            return await host.perform(self, job, cancel)  # type: ignore[no-any-return]
         raise _timeout_error(fn, job, self.name, timeout)
 
     def amap(

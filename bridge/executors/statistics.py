@@ -21,7 +21,8 @@ class Quantiles:
             return cls(0.0, 0.0, 0.0, 0.0)
         ranked = sorted(values)
         last = len(ranked) - 1
-        return cls(*(ranked[round(last * share)] for share in (0.5, 0.9, 0.99)), ranked[last])
+        p50, p90, p99 = (ranked[round(last * share)] for share in (0.5, 0.9, 0.99))
+        return cls(p50, p90, p99, ranked[last])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A loop in a thread of its own, for programs that are synchronous at heart.
 
-    __enter__: thread starts ── loop runs _serve ── ready ──> portal      __exit__: stop ── drained? ── loop closes ── join
+    __enter__: thread starts ── loop runs _serve ── ready ──> portal     __exit__: stop ── drained ── loop closes ── join
 
 Owners: the loop's thread owns the loop; `_ready` is its one message to the thread that entered, and `_stop` the one back.
 If the loop cannot start, `_ready` carries the error. If it cannot end, because something blocks it, the thread is a

@@ -63,7 +63,7 @@ def _details_are_known(loop: Any) -> bool:
         and isinstance(getattr(loop, "_selector", None), selectors.BaseSelector)
         and callable(getattr(loop, "_write_to_self", None))
         and hasattr(loop, "_ssock")
-        and _HANDLE_SLOTS <= set(asyncio.Handle.__slots__)
+        and set(asyncio.Handle.__slots__) >= _HANDLE_SLOTS
     )
 
 
@@ -74,6 +74,11 @@ class EventLoop(_Base):  # type: ignore[misc]
     `--loop bridge:new_event_loop`, `anyio.run(..., backend_options={"loop_factory": bridge.new_event_loop})`.
     `run_in_executor(None, ...)` goes to bridge's worker threads unless `set_default_executor` was called.
     """
+
+    _closed: bool
+    _debug: bool
+    _selector: Any
+    _bridge_door: Callable[[Item], None] | None
 
     def __init__(self, *args: Any):
         self._nap = 0
@@ -98,7 +103,7 @@ class EventLoop(_Base):  # type: ignore[misc]
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
         if self._bridge_door is None or self._debug or self._closed:
@@ -117,7 +122,7 @@ class EventLoop(_Base):  # type: ignore[misc]
         return handle
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio."""
         if self._bridge_door is None or self._debug or self._closed:
@@ -144,9 +149,7 @@ class EventLoop(_Base):  # type: ignore[misc]
 
     # -- its threads ---------------------------------------------------------------------------------------------------
 
-    def run_in_executor(
-        self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: Unpack[Ts]
-    ) -> asyncio.Future[T]:
+    def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
         """As in asyncio. With None and no default executor set, `func` runs in bridge's worker threads, with context."""
         if executor is not None or self._default_executor is not None:
             future: asyncio.Future[T] = super().run_in_executor(executor, func, *args)
@@ -158,7 +161,7 @@ class EventLoop(_Base):  # type: ignore[misc]
         return _ExecutorJob.submit(self, host_of(self).pool(), func, args)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """As in asyncio: wait for what runs in the default executor, at most `timeout` seconds (None: as long as it takes).
+        """As in asyncio: wait for what runs in the default executor, at most `timeout` seconds (None: no limit).
 
         What runs on after that is reported with its stack and left behind.
         """
@@ -200,13 +203,15 @@ class _ExecutorJob(Job, Item):
     __slots__ = ("future", "loop")
 
     @classmethod
-    def submit(cls, loop: EventLoop, pool: WorkerPool, fn: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def submit(
+        cls, loop: EventLoop, pool: WorkerPool, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
         job = cls(fn, args, {}, host_of(loop))
         job.loop = loop
         job.future = future = loop.create_future()
         future.add_done_callback(lambda future: future.cancelled() and pool.withdraw(job))
         pool.submit_job(job)
-        return future
+        return future  # type: ignore[no-any-return]
 
     loop: EventLoop
     future: asyncio.Future[Any]

@@ -14,6 +14,7 @@ from bridge.loop.asyncio_host import AsyncioHost
 from bridge.threads.here import here
 from bridge.threads.host import Host
 
+
 def current_host() -> Host:
     """The host of the event loop that runs in this thread. Raises WrongThread if there is none."""
     loop = _get_running_loop()
@@ -43,7 +44,7 @@ def _find(loop: AbstractEventLoop | None) -> Host:
     if loop is None:
         raise WrongThread(
             "no event loop runs in this thread. Start one with bridge.run(main), or await this inside an `async def` "
-            "that a loop runs; from a thread that no loop has sent work to, use `with bridge.background_loop() as portal`."
+            "that a loop runs; in a thread that no loop has sent work to, use `with bridge.background_loop() as portal`."
         )
     host = here.host = host_of(loop)
     return host

@@ -1,7 +1,7 @@
 """From no loop to a loop and back: run one async function, then end everything that it started, in bounded time.
 
-    run main ── cancel what is left ── close the loop (whoever still waits for it is told) ── close the threads
-                '── after shutdown_timeout: stop waiting for functions in threads; report them, leave them behind
+run main ── cancel what is left ── close the loop (whoever still waits for it is told) ── close the threads
+            '── after shutdown_timeout: stop waiting for functions in threads; report them, leave them behind
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run_on_trio(run: HostedRun, async_fn: Callable[..., Awaitable[T]], args: tup
 def run(
     async_fn: Callable[[Unpack[Ts]], Awaitable[T]],
     /,
-    *args: Unpack[Ts],
+    *args: *Ts,
     debug: bool | None = None,
     loop_factory: LoopFactory | None = new_event_loop,
     shutdown_timeout: float = 10.0,
@@ -122,8 +122,9 @@ def run(
 
     `executors` are named lanes for `to=`; the run owns them and closes them. When `async_fn` has ended, tasks are
     cancelled, the loop is closed and threads are waited for, `shutdown_timeout` seconds at most: a function that is still
-    running then is reported with its stack and left behind. Ctrl-C is handled as by `asyncio.Runner`. `loop_factory` makes
-    any asyncio loop (None: asyncio's default); with `backend="trio"` it is trio that runs, and `debug` has no meaning.
+    running then is reported with its stack and left behind. Ctrl-C is handled as by `asyncio.Runner`.
+    `loop_factory` makes any asyncio loop (None: asyncio's default); with `backend="trio"` it is trio that runs, and
+    neither `loop_factory` nor `debug` has a meaning.
 
     Raises TypeError for anything but an async function, RuntimeError inside a running loop, and what `async_fn` raises.
     """
@@ -157,10 +158,12 @@ def check_runnable(async_fn: object) -> None:
     if inspect.iscoroutine(async_fn):
         async_fn.close()
         name = async_fn.__name__
-        raise TypeError(f"bridge.run needs the function, not the coroutine: write bridge.run({name}), not bridge.run({name}())")
+        raise TypeError(
+            f"bridge.run needs the function, not the coroutine: write bridge.run({name}), not bridge.run({name}())"
+        )
     called = getattr(async_fn, "func", async_fn)  # functools.partial
     if not callable(async_fn):
         raise TypeError(f"bridge.run needs an async function, not {async_fn!r}")
-    if not inspect.iscoroutinefunction(called) and not inspect.iscoroutinefunction(getattr(called, "__call__", None)):
+    if not inspect.iscoroutinefunction(called) and not inspect.iscoroutinefunction(type(called).__call__):
         name = last_name(async_fn)
         raise TypeError(f"bridge.run needs an async function, and {name} is a plain one: write `async def {name}(...)`")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import select
 import selectors
 from collections import deque
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -25,7 +26,7 @@ class Sleeper:
     def __init__(self, loop: Any, selector: selectors.BaseSelector):
         self._loop = loop
         self._ready: deque[Any] = loop._ready
-        self._poll = selector.select
+        self._poll: Callable[[float | None], Any] = selector.select
         self._naps = 0
         self.selector = selector
         self.register = selector.register
@@ -88,7 +89,9 @@ class EpollSleeper(Sleeper):
                 continue
             key = keys.get(descriptor)
             if key is not None:
-                mask = (selectors.EVENT_READ if event & ~select.EPOLLOUT else 0) | (selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0)
+                mask = (selectors.EVENT_READ if event & ~select.EPOLLOUT else 0) | (
+                    selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0
+                )
                 ready.append((key, mask & key.events))
         return ready
 

@@ -3,8 +3,8 @@
     out: perform: submit the job, `wait_task_rescheduled`; the worker posts the job back, `_run` reschedules the task
     in:  start: run a portal call, its coroutine in a system task with a cancel scope of its own
 
-Owners: everything but `post`, `call_soon` and `trouble` runs on trio's thread. The end of the run is noticed by the warden,
-a system task that trio cancels when the main task has ended; trio then still runs what was accepted before.
+Owners: all but `post`, `call_soon` and `trouble` runs on trio's thread. The end of the run is noticed by the warden, a
+system task that trio cancels when the main task has ended; trio then still runs what was accepted before.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ class TrioHost(Host):
         job.task = trio.lowlevel.current_task()
         carrier.submit_job(job)
         await trio.lowlevel.wait_task_rescheduled(abort)
-        if job.raise_cancel is not None and (job.error is None or isinstance(job.error, (trio.Cancelled, ThreadCancelled))):
+        if job.raise_cancel is not None and (
+            job.error is None or isinstance(job.error, (trio.Cancelled, ThreadCancelled))
+        ):
             job.raise_cancel()
         return job.unwrap()
 

@@ -58,6 +58,7 @@ class Job:
 
     fn: Any
     args: Any
+    kwargs: Any
     context: Context | None
     #: While cancelling: raises the error with which the function should end. None as long as somebody wants the result.
     cancelling: Callable[[], NoReturn] | None
@@ -160,7 +161,8 @@ class Job:
 
 def _refuse_coroutine(fn: object, value: Any) -> Any:
     """A coroutine function was sent to a thread: nothing ran. (A plain function may well return a coroutine.)"""
-    code = getattr(getattr(fn, "func", fn), "__code__", None) or getattr(getattr(fn, "__call__", None), "__code__", None)
+    inner = getattr(fn, "func", fn)  # functools.partial
+    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
     if code is None or code is not getattr(value, "cr_code", getattr(value, "ag_code", None)):
         return value
     if type(value) is CoroutineType:

@@ -30,7 +30,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from time import perf_counter
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -101,7 +100,7 @@ class WorkerPool:
             except RuntimeError:  # not one thread could be started
                 if job.withdraw():
                     raise
-        if self.closing and job.withdraw():  # closed since we looked, and no worker has got to it
+        if self.closing and job.withdraw():  # type: ignore[unreachable]  # closed since we looked, and no worker has got to it
             raise self._closed_error()
 
     def withdraw(self, job: Job) -> bool:
@@ -318,7 +317,7 @@ class WorkerPool:
 
     def drop_queued(self) -> list[Job]:
         """Withdraw every job that has not begun, and return them so that their owners can be told."""
-        dropped = []
+        dropped: list[Job] = []
         while True:
             try:
                 job = self.queue.popleft()

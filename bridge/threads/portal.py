@@ -7,7 +7,8 @@ calling thread. The waiting itself, and what happens when the loop ends meanwhil
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import Future, wait as wait_for_futures
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_futures
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType

@@ -38,8 +38,10 @@ CleanUp = Callable[[BaseException], Awaitable[object]]
 class _Request(Call):
     __slots__ = ("session",)
 
-    def __init__(self, session: Session, fn: Callable[..., Awaitable[Any]], args: tuple[Any, ...]):
-        super().__init__(session.host, fn, args, {})
+    fn: Callable[..., Awaitable[Any]] | None  # type: ignore[assignment]  # None: the session is to end
+
+    def __init__(self, session: Session, fn: Callable[..., Awaitable[Any]] | None, args: tuple[Any, ...]):
+        super().__init__(session.host, fn, args, {})  # type: ignore[arg-type]
         self.session = session
 
     def _run(self) -> None:
@@ -59,7 +61,7 @@ class Session:
         self.current: _Request | None = None
         self.task = Call(host, self._serve, (), {})
         self._clean_up = clean_up
-        self._requests: deque[_Request | None] = deque()
+        self._requests: deque[_Request] = deque()
         self._wake: anyio.Event | None = None
         self._over: LoopClosed | None = None
         self.task.send()
@@ -71,10 +73,8 @@ class Session:
 
     def end(self) -> None:
         """In the thread: let the task go. Does not wait."""
-        request = _Request(self, _nothing, ())
-        request.fn = None
         with suppress(LoopClosed):
-            request.send()
+            _Request(self, None, ()).send()
 
     def accept(self, request: _Request) -> None:
         """On the loop: take a request from the door."""
