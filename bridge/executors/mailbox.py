@@ -26,7 +26,7 @@ class Mailbox(Item):
     __slots__ = ("_asked", "_event", "arrived", "host")
 
     def __init__(self, host: Host):
-        self.host = host
+        self.host: Host = host
         self.arrived: deque[Any] = deque()
         self._asked = False
         self._event: Event | None = None

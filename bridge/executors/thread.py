@@ -51,8 +51,8 @@ class ThreadExecutor(Executor):
 
     def _serve_with(self, pool: WorkerPool) -> None:
         self._pool = pool
-        self.name = pool.name
-        self.max_workers = pool.max_workers
+        self.name: str = pool.name
+        self.max_workers: int = pool.max_workers
         # Straight to the pool: one call less on the way of every job.
         self.submit_job = pool.submit_job  # type: ignore[method-assign]
         self.withdraw = pool.withdraw  # type: ignore[method-assign]

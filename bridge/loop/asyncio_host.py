@@ -41,8 +41,8 @@ class AsyncioJob(Job, Item):
 
     def __init__(self, host: AsyncioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
-        self.host = host
-        self.arrived = False
+        self.host: AsyncioHost = host
+        self.arrived: bool = False
         self._step: Callable[[AsyncioJob], object] | None = None
         self._interrupt: asyncio.CancelledError | None = None
 
@@ -117,14 +117,13 @@ class AsyncioHost(Host):
     def __init__(self, loop: asyncio.AbstractEventLoop):
         super().__init__()
         self.loop: asyncio.AbstractEventLoop = loop
-        self.new_job = partial(AsyncioJob, self)
+        self.new_job: Callable[..., AsyncioJob] = partial(AsyncioJob, self)
         self._inbox: Inbox | None = None
         door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
         if door is None:
             self._inbox = Inbox(loop.call_soon_threadsafe, loop.call_soon)
-            self.post = self._inbox.put
-        else:
-            self.post = door
+            door = self._inbox.put
+        self.post: Callable[[Item], None] = door
 
     def __repr__(self) -> str:
         kind = type(self.loop)

@@ -26,7 +26,7 @@ from bridge.loop.runner import HostedRun, LoopFactory, run_on_asyncio
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
 
-logger = logging.getLogger("bridge.loop")
+logger: logging.Logger = logging.getLogger("bridge.loop")
 
 
 class background_loop:  # noqa: N801 - reads as a function: with bridge.background_loop() as portal

@@ -21,7 +21,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
 
@@ -33,10 +33,15 @@ from bridge.threads.inbox import Item
 from bridge.threads.job import Job
 from bridge.threads.pool import WorkerPool
 
+if TYPE_CHECKING:  # what all of them have in common
+    from asyncio import BaseEventLoop as StockLoop
+elif sys.platform == "win32":
+    from asyncio import ProactorEventLoop as StockLoop
+else:
+    from asyncio import SelectorEventLoop as StockLoop
+
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
-
-_Base: Any = asyncio.SelectorEventLoop if sys.platform != "win32" else asyncio.ProactorEventLoop  # type: ignore[attr-defined,unused-ignore]
 
 _HANDLE_SLOTS = {"_callback", "_args", "_cancelled", "_loop", "_source_traceback", "_repr", "_context"}
 
@@ -67,7 +72,7 @@ def _details_are_known(loop: Any) -> bool:
     )
 
 
-class EventLoop(_Base):  # type: ignore[misc]
+class EventLoop(StockLoop):
     """A drop-in asyncio event loop whose door from other threads is coalesced, signal-safe and answers when it closes.
 
     Use it through `bridge.run`, or as a factory: `asyncio.Runner(loop_factory=bridge.new_event_loop)`, uvicorn's
@@ -77,7 +82,15 @@ class EventLoop(_Base):  # type: ignore[misc]
 
     _closed: bool
     _debug: bool
+    _default_executor: Any
+    _ready: deque[Any]
     _selector: Any
+    _ssock: Any
+    _write_to_self: Callable[[], None]
+    _process_self_data: Callable[[bytes], None]
+    _check_closed: Callable[[], None]
+    _check_default_executor: Callable[[], None]
+    _check_callback: Callable[[Any, str], None]
     _bridge_door: Callable[[Item], None] | None
 
     def __init__(self, *args: Any):
@@ -135,7 +148,7 @@ class EventLoop(_Base):  # type: ignore[misc]
     def _read_from_self(self) -> None:
         """One read for a wake-up is enough: should there be more, the selector says so again."""
         if self._bridge_door is None:
-            super()._read_from_self()
+            super()._read_from_self()  # type: ignore[misc]
             return
         try:
             data = self._ssock.recv(4096)
@@ -193,6 +206,9 @@ class EventLoop(_Base):  # type: ignore[misc]
         host = self.__dict__.get("_bridge_host")
         if host is not None:
             host.close(f"{host!r} was closed")
+            pool = host.pool_if_any()
+            if pool is not None:
+                pool.close()  # its threads end what they do, and leave
         for item in left:
             item.refuse(LoopClosed(self._closed_message()))
 
@@ -211,7 +227,7 @@ class _ExecutorJob(Job, Item):
         job.future = future = loop.create_future()
         future.add_done_callback(lambda future: future.cancelled() and pool.withdraw(job))
         pool.submit_job(job)
-        return future  # type: ignore[no-any-return]
+        return future
 
     loop: EventLoop
     future: asyncio.Future[Any]
@@ -226,8 +242,7 @@ class _ExecutorJob(Job, Item):
         future = self.future
         if future.done():
             return
-        value = self.value
-        error = self.take_error()
+        value, error = self.take_awaitable_outcome()
         if error is None:
             future.set_result(value)
         else:

@@ -28,13 +28,13 @@ class Sleeper:
         self._ready: deque[Any] = loop._ready
         self._poll: Callable[[float | None], Any] = selector.select
         self._naps = 0
-        self.selector = selector
-        self.register = selector.register
-        self.unregister = selector.unregister
-        self.modify = selector.modify
-        self.get_key = selector.get_key
-        self.get_map = selector.get_map
-        self.close = selector.close
+        self.selector: selectors.BaseSelector = selector
+        self.register: Callable[..., selectors.SelectorKey] = selector.register
+        self.unregister: Callable[..., selectors.SelectorKey] = selector.unregister
+        self.modify: Callable[..., selectors.SelectorKey] = selector.modify
+        self.get_key: Callable[..., selectors.SelectorKey] = selector.get_key
+        self.get_map: Callable[[], Any] = selector.get_map
+        self.close: Callable[[], None] = selector.close
 
     def select(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout <= 0:

@@ -25,7 +25,7 @@ from bridge.threads.host import CancelMode, Carrier, Host
 from bridge.threads.inbox import Inbox, Item
 from bridge.threads.job import Job, name_of
 
-logger = logging.getLogger("bridge.loop")
+logger: logging.Logger = logging.getLogger("bridge.loop")
 
 _host_var: trio.lowlevel.RunVar[TrioHost] = trio.lowlevel.RunVar("bridge_host")
 
@@ -47,7 +47,7 @@ class TrioJob(Job, Item):
 
     def __init__(self, host: TrioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
-        self.host = host
+        self.host: TrioHost = host
         self.task: trio.lowlevel.Task | None = None
         self.raise_cancel: Callable[[], NoReturn] | None = None
 
@@ -84,10 +84,10 @@ class TrioHost(Host):
 
     def __init__(self) -> None:
         super().__init__()
-        self._token = self.loop = trio.lowlevel.current_trio_token()
-        self.new_job = partial(TrioJob, self)
-        self._inbox = Inbox(self._token.run_sync_soon, self._token.run_sync_soon)
-        self.post = self._inbox.put
+        self.loop: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
+        self.new_job: Callable[..., TrioJob] = partial(TrioJob, self)
+        self._inbox = Inbox(self.loop.run_sync_soon, self.loop.run_sync_soon)
+        self.post: Callable[[Item], None] = self._inbox.put
         trio.lowlevel.spawn_system_task(self._warden, name="bridge.warden")
 
     def __repr__(self) -> str:
@@ -152,7 +152,7 @@ class TrioHost(Host):
     # -- where and whether ---------------------------------------------------------------------------------------------
 
     def runs_here(self) -> bool:
-        return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token
+        return trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self.loop
 
     def trouble(self) -> str | None:
         return "closed" if self.closed is not None else None

@@ -13,11 +13,11 @@ look at `closed`, and closing sets `closed` before it answers, so no call falls 
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +38,15 @@ class Call(Item):
     __slots__ = ("_unanswered", "_unclaimed", "args", "context", "error", "fn", "gate", "host", "kwargs", "task", "value")
 
     def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
-        self.host = host
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.context = copy_context()
+        self.host: Host = host
+        self.fn: Callable[..., Any] = fn
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.context: Context = copy_context()
         self.task: Any = None  # what the host needs in order to cancel it, once it runs
         self.value: Any = None
         self.error: BaseException | None = None
-        self.gate = allocate_lock()
+        self.gate: LockType = allocate_lock()
         self.gate.acquire()
         self._unclaimed = self._unanswered = True
 
@@ -114,10 +114,14 @@ class Call(Item):
         """In a forked child: the loop runs in the parent only."""
         self.refuse(LoopClosed(reason))
 
+    def _take_outcome(self) -> tuple[Any, BaseException | None]:
+        outcome = self.value, self.error
+        self.error = self.value = None
+        return outcome
+
     def unwrap(self) -> Any:
         """The value, or the error raised, without a cycle through the traceback."""
-        error, value = self.error, self.value
-        self.error = self.value = None
+        value, error = self._take_outcome()
         if error is None:
             return value
         try:
@@ -211,8 +215,7 @@ class FutureCall(Call):
 
     def _open(self) -> None:
         future = self.future
-        error, value = self.error, self.value
-        self.error = self.value = None
+        value, error = self._take_outcome()
         if isinstance(error, CancelledError):
             future.cancel()
         if not future.set_running_or_notify_cancel():

@@ -21,7 +21,7 @@ from bridge.threads.pool import WorkerPool, pools
 #: Seconds that the end of a program waits for functions that are still running in threads.
 SHUTDOWN_TIMEOUT = 10.0
 
-logger = logging.getLogger("bridge.threads")
+logger: logging.Logger = logging.getLogger("bridge.threads")
 
 
 def join(pool: WorkerPool, timeout: float | None = None) -> bool:

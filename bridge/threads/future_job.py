@@ -38,8 +38,8 @@ class FutureJob(Job):
         return self.claim() and self.future.set_running_or_notify_cancel()
 
     def deliver(self) -> None:
-        future, error, value = self.future, self.error, self.value
-        self.error = self.value = None
+        future = self.future
+        value, error = self.take_outcome()
         if error is None:
             future.set_result(value)
         else:

@@ -19,7 +19,7 @@ class _Here(threading.local):
     host: Host | None = None  # a cache: the last loop that was seen running in this thread
 
 
-here = _Here()
+here: _Here = _Here()
 
 
 def current_job() -> Job | None:

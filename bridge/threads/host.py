@@ -65,9 +65,9 @@ class Host(ABC):
         self._when_idle: Callable[[], object] | None = None
         self._standing: tuple[WorkerPool, str] | None = None
         self.closed: str | None = None
-        self.left_behind = False
+        self.left_behind: bool = False
         #: True once the loop is being shut down and waits for functions no longer; then each of `patient` is called.
-        self.leaving = False
+        self.leaving: bool = False
         self.patient: set[Callable[[], object]] = set()
         self._pool: WorkerPool | None = None
         tell_after_fork(self)

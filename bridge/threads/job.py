@@ -69,14 +69,14 @@ class Job:
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
-        self.origin = origin
+        self.origin: Host | None = origin
         self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
         self.cancelling = self.call = None
-        self.queued_at = perf_counter()
-        self.started_at = 0.0
-        self.told = False  # has the function been told about `cancelling` yet?
+        self.queued_at: float = perf_counter()
+        self.started_at: float = 0.0
+        self.told: bool = False  # has the function been told about `cancelling` yet?
         self._unclaimed = True
 
     def claim(self) -> bool:
@@ -137,20 +137,24 @@ class Job:
         if call is not None and not self.told:
             call.cancel()
 
-    def take_error(self) -> BaseException | None:
-        """The error, fit to be raised into a coroutine or set on a future; the job lets go of its outcome."""
-        error = self.error
+    def take_outcome(self) -> tuple[Any, BaseException | None]:
+        """Value and error; the job lets go of both."""
+        outcome = self.value, self.error
         self.error = self.value = None
+        return outcome
+
+    def take_awaitable_outcome(self) -> tuple[Any, BaseException | None]:
+        """Likewise, with an error that can be raised into a coroutine and set on an asyncio future."""
+        value, error = self.take_outcome()
         if isinstance(error, StopIteration):
             survivable = _survivable(self.fn, error)
             survivable.__cause__ = error
-            return survivable
-        return error
+            return value, survivable
+        return value, error
 
     def unwrap(self) -> Any:
         """Return the value or raise the error, keeping no reference that would tie the traceback into a cycle."""
-        value = self.value
-        error = self.take_error()
+        value, error = self.take_awaitable_outcome()
         if error is None:
             return value
         try:

@@ -62,9 +62,9 @@ class WorkerPool:
     """Up to `max_workers` functions at a time on daemon threads that come on demand and leave after `idle_timeout` s."""
 
     def __init__(self, max_workers: int, name: str, idle_timeout: float):
-        self.max_workers = max_workers
-        self.name = name
-        self.idle_timeout = idle_timeout
+        self.max_workers: int = max_workers
+        self.name: str = name
+        self.idle_timeout: float = idle_timeout
         self.queue: deque[Job] = deque()
         self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
         self._start_afresh()
@@ -77,10 +77,12 @@ class WorkerPool:
         self.returners: deque[Worker] = deque()
         self.workers: set[Worker] = set()
         self.ending: list[threading.Thread] = []  # threads that have left, but may still be seen for a moment
-        self.waking = False
-        self.closing = False
-        self.alarmed = False
-        self.completed = self.failed = self.cancelled = 0  # of workers that have left; cancelled: of all
+        self.waking: bool = False
+        self.closing: bool = False
+        self.alarmed: bool = False
+        self.completed: int = 0  # by workers that have left
+        self.failed: int = 0  # likewise
+        self.cancelled: int = 0
         self._slots = 0
         self._spare = 0
         self._lock = threading.RLock()

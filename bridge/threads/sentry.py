@@ -31,7 +31,7 @@ class Sentry:
     """Watches loops for which threads are waiting. `clock` and `sleep` are in seconds and can be faked."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep):
-        self.off_duty = True
+        self.off_duty: bool = True
         self._clock = clock
         self._sleep = sleep
         self._lock = threading.Lock()
@@ -95,4 +95,4 @@ class Sentry:
 
 
 #: The one sentry of this process.
-sentry = Sentry()
+sentry: Sentry = Sentry()

@@ -42,7 +42,7 @@ class _Request(Call):
 
     def __init__(self, session: Session, fn: Callable[..., Awaitable[Any]] | None, args: tuple[Any, ...]):
         super().__init__(session.host, fn, args, {})  # type: ignore[arg-type]
-        self.session = session
+        self.session: Session = session
 
     def _run(self) -> None:
         if self.claim():
@@ -57,9 +57,9 @@ class Session:
     """One task on `host`'s loop that serves the thread which made it."""
 
     def __init__(self, host: Host, clean_up: CleanUp):
-        self.host = host
+        self.host: Host = host
         self.current: _Request | None = None
-        self.task = Call(host, self._serve, (), {})
+        self.task: Call = Call(host, self._serve, (), {})
         self._clean_up = clean_up
         self._requests: deque[_Request] = deque()
         self._wake: anyio.Event | None = None

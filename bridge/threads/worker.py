@@ -8,7 +8,7 @@ off `pool.returners` opens it exactly once, and owes the worker that opening fro
 from __future__ import annotations
 
 import threading
-from _thread import allocate_lock
+from _thread import LockType, allocate_lock
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,15 +25,15 @@ class Worker:
     __slots__ = ("completed", "failed", "gate", "has_slot", "job", "pool", "resting", "thread")
 
     def __init__(self, pool: WorkerPool, name: str):
-        self.pool = pool
-        self.gate = allocate_lock()
+        self.pool: WorkerPool = pool
+        self.gate: LockType = allocate_lock()
         self.gate.acquire()
         self.job: Job | None = None
-        self.has_slot = True  # written under the pool's lock
-        self.resting = False
-        self.completed = 0
-        self.failed = 0
-        self.thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self.has_slot: bool = True  # written under the pool's lock
+        self.resting: bool = False
+        self.completed: int = 0
+        self.failed: int = 0
+        self.thread: threading.Thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def _work(self) -> None:
         here.worker = self
