@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio import Event
 
 from bridge.executors.mailbox import Mailbox
 from bridge.loop.hosts import current_host
 from bridge.threads.calls import Call
-from bridge.threads.host import Host
+from bridge.threads.host import Carrier, Host
 from bridge.threads.job import Job
-
-if TYPE_CHECKING:
-    from bridge.executors.base import Executor
 
 
 class _MapJob(Job):
@@ -50,11 +47,11 @@ class _Pump(Call):
 
 
 class _Window:
-    def __init__(self, executor: Executor, fn: Callable[..., Any], in_flight: int):
+    def __init__(self, carrier: Carrier, fn: Callable[..., Any], in_flight: int):
         self.host = current_host()
         self.mailbox = Mailbox(self.host)
         self.jobs: deque[_MapJob] = deque()
-        self._executor = executor
+        self._carrier = carrier
         self._fn = fn
         self._in_flight = in_flight
         self._room: Event | None = None
@@ -93,7 +90,7 @@ class _Window:
 
     def _send(self, args: tuple[Any, ...]) -> None:
         job = _MapJob(self._fn, args, self.host, self.mailbox)
-        self._executor.submit_job(job)
+        self._carrier.submit_job(job)
         self.jobs.append(job)
 
     def take(self, ordered: bool) -> _MapJob | None:
@@ -129,7 +126,7 @@ class _Window:
         if self.pump is not None and not self.pump.answered:
             self.pump.cancel()
         for job in self.jobs:
-            if not job.done and self._executor.withdraw(job):
+            if not job.done and self._carrier.withdraw(job):
                 job.done = True
             elif not job.done:
                 job.request_cancel(self.host.raise_cancelled)
@@ -143,11 +140,11 @@ class _Window:
 
 
 async def amap(
-    executor: Executor, fn: Callable[..., Any], iterables: tuple[Iterable[Any] | Any, ...], ordered: bool, in_flight: int
+    carrier: Carrier, fn: Callable[..., Any], iterables: tuple[Iterable[Any] | Any, ...], ordered: bool, in_flight: int
 ) -> AsyncGenerator[Any, None]:
     """See `Executor.amap`."""
     check_in_flight(in_flight)
-    window = _Window(executor, fn, in_flight)
+    window = _Window(carrier, fn, in_flight)
     try:
         window.start(iterables)
         while True:

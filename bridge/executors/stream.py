@@ -12,18 +12,15 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bridge.errors import BridgeError, LoopClosed
 from bridge.executors.amap import check_in_flight
 from bridge.executors.mailbox import Mailbox
 from bridge.loop.hosts import current_host
 from bridge.threads.here import here
-from bridge.threads.host import Host
+from bridge.threads.host import Carrier, Host
 from bridge.threads.job import Job
-
-if TYPE_CHECKING:
-    from bridge.executors.base import Executor
 
 _END = object()
 
@@ -114,7 +111,7 @@ class _Channel:
 
 
 async def stream(
-    executor: Executor,
+    carrier: Carrier,
     gen_fn: Callable[..., Iterable[Any]],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -127,7 +124,7 @@ async def stream(
     mailbox = channel.mailbox
     job = _StreamJob(channel.produce, (gen_fn, args, kwargs), {}, host)
     job.mailbox = mailbox
-    executor.submit_job(job)
+    carrier.submit_job(job)
     ended = False
     try:
         while True:
@@ -143,7 +140,7 @@ async def stream(
     finally:
         if not ended:
             channel.close()
-            if not executor.withdraw(job):
+            if not carrier.withdraw(job):
                 job.request_cancel(host.raise_cancelled)
                 await _wait_for_end(mailbox)
 

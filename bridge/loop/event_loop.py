@@ -9,6 +9,10 @@ writes `_nap`, then looks at `_ready`: one sees the other. A waker delayed betwe
 of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a signal
 handler that has interrupted it.
 
+Closing: `close` sets `_shut`, then puts a new deque in the place of `_ready`. A waker takes hold of the deque, then looks
+at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut` set
+after its append can tell: what is still in there will never run, and what is not has run.
+
 This needs four private details of asyncio's selector loops (`_ready`, `_selector`, `_write_to_self`, `_ssock`). Where one
 is missing (Windows' proactor, a Python to come) the loop stays a stock one, which is slower and otherwise the same.
 """
@@ -20,6 +24,7 @@ import selectors
 import sys
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError as ThreadCancelled
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
@@ -72,6 +77,10 @@ def _details_are_known(loop: Any) -> bool:
     )
 
 
+def _is_in(ready: deque[Any], item: object) -> bool:
+    return any(left is item for left in list(ready))
+
+
 class EventLoop(StockLoop):
     """A drop-in asyncio event loop whose door from other threads is coalesced, signal-safe and answers when it closes.
 
@@ -96,6 +105,7 @@ class EventLoop(StockLoop):
     def __init__(self, *args: Any):
         self._nap = 0
         self._woken = -1
+        self._shut = False
         super().__init__(*args)
         if _details_are_known(self):
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper
@@ -107,30 +117,34 @@ class EventLoop(StockLoop):
     # -- the door ------------------------------------------------------------------------------------------------------
 
     def _post(self, item: Item) -> None:
-        self._ready.append(item)
+        ready = self._ready
+        if self._shut:
+            raise LoopClosed(self._closed_message())
+        ready.append(item)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._closed:
+        if self._shut and _is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
-        if self._bridge_door is None or self._debug or self._closed:
-            if self._closed:
+        ready = self._ready
+        if self._bridge_door is None or self._debug or self._shut:
+            if self._shut:
                 raise LoopClosed(self._closed_message())
             handle: asyncio.Handle = super().call_soon_threadsafe(callback, *args, context=context)
             return handle
         handle = _LeanHandle(callback, args, self, context)
-        self._ready.append(handle)
+        ready.append(handle)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._closed:
+        if self._shut and _is_in(ready, handle):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
         return handle
 
@@ -201,7 +215,10 @@ class EventLoop(StockLoop):
         if self._closed or self.is_running():
             super().close()
             return
-        left = [item for item in self._ready if isinstance(item, Item)] if self._bridge_door is not None else []
+        self._shut = True
+        left: deque[Any] = deque()
+        if self._bridge_door is not None:
+            left, self._ready = self._ready, left
         super().close()
         host = self.__dict__.get("_bridge_host")
         if host is not None:
@@ -209,8 +226,9 @@ class EventLoop(StockLoop):
             pool = host.pool_if_any()
             if pool is not None:
                 pool.close()  # its threads end what they do, and leave
-        for item in left:
-            item.refuse(LoopClosed(self._closed_message()))
+        for item in list(left):
+            if isinstance(item, Item):
+                item.refuse(LoopClosed(self._closed_message()))
 
 
 class _ExecutorJob(Job, Item):
@@ -246,7 +264,12 @@ class _ExecutorJob(Job, Item):
         if error is None:
             future.set_result(value)
         else:
-            future.set_exception(error)
+            future.set_exception(_as_asyncio(error))
+
+
+def _as_asyncio(error: BaseException) -> BaseException:
+    """asyncio has its own CancelledError; a function that waits for a concurrent future raises the other one."""
+    return asyncio.CancelledError(*error.args) if type(error) is ThreadCancelled else error
 
 
 def new_event_loop() -> EventLoop:

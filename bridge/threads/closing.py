@@ -47,6 +47,7 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
 
 def report_stuck(pool: WorkerPool, waited: float) -> None:
     """Log, with the stack of each, the functions that a pool gives up waiting for."""
+    pool.given_up = True
     frames = sys._current_frames()
     for worker in list(pool.workers):
         job, ident = worker.job, worker.thread.ident
@@ -73,7 +74,7 @@ def close_and_wait(pool: WorkerPool, timeout: float) -> None:
 
 def _at_exit() -> None:
     deadline = monotonic() + SHUTDOWN_TIMEOUT
-    open_pools = [pool for pool in pools if pool.workers]
+    open_pools = [pool for pool in pools if pool.workers and not pool.given_up]
     for pool in open_pools:
         pool.close()
     for pool in open_pools:

@@ -80,6 +80,7 @@ class WorkerPool:
         self.waking: bool = False
         self.closing: bool = False
         self.alarmed: bool = False
+        self.given_up: bool = False  # its stuck threads have been reported and left behind
         self.completed: int = 0  # by workers that have left
         self.failed: int = 0  # likewise
         self.cancelled: int = 0
