@@ -134,8 +134,9 @@ class Executor(StandardExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `concurrent.futures.Executor.submit`: schedule `fn(*args, **kwargs)`, return its Future. Any thread."""
         job = FutureJob(fn, args, kwargs, origin_here(), self.withdraw)
+        future = job.future
         self.submit_job(job)
-        return job.future
+        return future
 
     # -- as a scope ----------------------------------------------------------------------------------------------------
 

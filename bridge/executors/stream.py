@@ -48,6 +48,7 @@ class _Turn:
             pass  # open already
 
     def refuse(self, error: BridgeError) -> None:
+        self._channel.refused = error
         self._channel.closed = True
         self.open()
 
@@ -60,6 +61,7 @@ class _Channel:
         self.host = host
         self.mailbox = Mailbox(host)
         self.closed = False
+        self.refused: BridgeError | None = None
         self._in_flight = in_flight
         self._turn: _Turn | None = None
 
@@ -85,9 +87,9 @@ class _Channel:
         if self.closed or len(self.mailbox.arrived) < self._in_flight:
             return
         try:
-            self.host.expect(turn)
-        except LoopClosed:
-            self.closed = True
+            self.host.expect(turn, worker)
+        except BridgeError as error:
+            turn.refuse(error)
             return
         worker.pool.lend(worker)
         try:
@@ -134,6 +136,8 @@ async def stream(
             if item is _END:
                 ended = True
                 job.unwrap()
+                if channel.refused is not None:
+                    raise channel.refused
                 return
             channel.make_room()
             yield item

@@ -24,7 +24,7 @@ from bridge.errors import LoopClosed
 from bridge.threads.calls import Call
 from bridge.threads.host import CancelMode, Carrier, Host
 from bridge.threads.inbox import Inbox, Item
-from bridge.threads.job import Job, last_name, name_of
+from bridge.threads.job import Job, name_of
 
 _EAGER = sys.version_info >= (3, 12)
 
@@ -94,8 +94,9 @@ class AsyncioJob(Job, Item):
         self.host.loop.call_soon(self._resume)
 
     def _resume(self) -> None:
-        step, self._step = self._step, None
-        if step is not None and (self._interrupt is not None or self.arrived):
+        step = self._step
+        if step is not None and self._interrupt is not None:  # else the task has gone on already, and waits anew
+            self._step = None
             self._step_context.run(step, self)
 
 
@@ -152,9 +153,10 @@ class AsyncioHost(Host):
             task = self.loop.create_task(coro, context=call.context)
         if task.done():
             _answer_from(task, call)
-            return
-        call.task = task
-        task.add_done_callback(lambda task: _answer_from(task, call))
+        else:
+            call.task = task
+            task.add_done_callback(lambda task: _answer_from(task, call))
+        del task  # an eager step keeps this frame alive in its traceback
 
     def cancel(self, call: Call) -> None:
         if call.task is not None:
@@ -235,8 +237,9 @@ async def _await(awaitable: Any) -> Any:
 
 
 def _answer_from(task: asyncio.Task[Any], call: Call) -> None:
+    call.task = None
     if task.cancelled():
-        call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled on the loop ({last_name(call.fn)})"))
+        call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled on the loop"))
         return
     error = task.exception()
     if error is None:

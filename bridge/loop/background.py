@@ -77,9 +77,8 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             host.call_soon(self._let_go, ())
         except LoopClosed:
             pass
-        if self._drain:
-            while thread.is_alive() and not host.leaving and host.shutdown_timeout is None:
-                thread.join(0.1)
+        while self._drain and host.waits and thread.is_alive():
+            thread.join(0.05)
         thread.join(self._shutdown_timeout + 1.0)
         if thread.is_alive():
             self._report(thread, host)

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError as ThreadCancelled
 from contextvars import Context, copy_context
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
@@ -95,7 +96,7 @@ class EventLoop(StockLoop):
     _ready: deque[Any]
     _selector: Any
     _ssock: Any
-    _write_to_self: Callable[[], None]
+    _csock: Any
     _process_self_data: Callable[[bytes], None]
     _check_closed: Callable[[], None]
     _check_default_executor: Callable[[], None]
@@ -171,6 +172,19 @@ class EventLoop(StockLoop):
         if data:
             self._process_self_data(data)
 
+    def _write_to_self(self) -> None:
+        """Ring. A pipe full of bytes that nobody has read yet would not ring again, so then make room first."""
+        csock = self._csock
+        if csock is None:
+            return
+        try:
+            csock.send(b"\0")
+        except BlockingIOError:
+            self._read_from_self()
+            super()._write_to_self()  # type: ignore[misc]
+        except OSError:
+            super()._write_to_self()  # type: ignore[misc]
+
     def _closed_message(self) -> str:
         return f"Event loop is closed: {self!r} has ended and runs nothing any more"
 
@@ -195,7 +209,7 @@ class EventLoop(StockLoop):
         host = host_of(self)
         pool = host.pool_if_any()
         if pool is not None:
-            await self._close_pool(pool, timeout if host.shutdown_timeout is None else host.shutdown_timeout)
+            await self._close_pool(pool, timeout if host.deadline is None else max(0.0, host.deadline - monotonic()))
         if sys.version_info >= (3, 12):
             await super().shutdown_default_executor(timeout)
         else:
@@ -207,7 +221,7 @@ class EventLoop(StockLoop):
         pool.close()
         with move_on_after(timeout) as scope:
             await empty.wait()
-        if scope.cancelled_caught and host_of(self).shutdown_timeout is None:  # else the runner reports it
+        if scope.cancelled_caught and host_of(self).deadline is None:  # else the runner reports it
             report_stuck(pool, timeout or 0.0)
 
     def close(self) -> None:
@@ -258,6 +272,7 @@ class _ExecutorJob(Job, Item):
 
     def _run(self) -> None:
         future = self.future
+        del self.future
         if future.done():
             return
         value, error = self.take_awaitable_outcome()

@@ -54,18 +54,20 @@ class HostedRun:
         """From here on the end is a matter of `shutdown_timeout`."""
         host = self.host
         if host is not None:
-            host.shutdown_timeout = self._shutdown_timeout
+            host.deadline = monotonic() + self._shutdown_timeout
             host.loop.call_later(self._shutdown_timeout, host.leave)
 
     def end(self, failed: bool) -> None:
         """When the loop is closed: end its threads and its lanes."""
-        deadline = monotonic() + self._shutdown_timeout
         host = self.host
+        deadline = host.deadline if host is not None else None
+        if deadline is None:
+            deadline = monotonic() + self._shutdown_timeout
         if host is not None:
             host.close(f"{host!r} was closed")
             pool = host.pool_if_any()
             if pool is not None:
-                close_and_wait(pool, self._shutdown_timeout)
+                close_and_wait(pool, max(0.0, deadline - monotonic()))
         for lane in self._lanes.values():
             if failed:
                 lane.cancel_all()

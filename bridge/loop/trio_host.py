@@ -4,7 +4,8 @@
     in:  start: run a portal call, its coroutine in a system task with a cancel scope of its own
 
 Owners: all but `post`, `call_soon` and `trouble` runs on trio's thread. The end of the run is noticed by the warden, a
-system task that trio cancels when the main task has ended; trio then still runs what was accepted before.
+system task that trio cancels when the main task has ended. From then on nobody may wait for the run any more, but jobs
+still arrive, because other system tasks may be waiting for them; trio itself shuts the door at the very end.
 """
 
 from __future__ import annotations
@@ -156,10 +157,6 @@ class TrioHost(Host):
 
     def trouble(self) -> str | None:
         return "closed" if self.closed is not None else None
-
-    def close(self, reason: str) -> None:
-        super().close(reason)
-        self._inbox.close(reason)
 
 
 async def _serve(call: Call, awaitable: Any) -> None:

@@ -14,10 +14,11 @@ look at `closed`, and closing sets `closed` before it answers, so no call falls 
 from __future__ import annotations
 
 from _thread import LockType, allocate_lock
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
+from inspect import iscoroutine
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -58,19 +59,26 @@ class Call(Item):
             return False
         return True
 
+    def _withdraw(self) -> bool:
+        """See to it that the call never starts; False if it has."""
+        return self.claim()
+
     @property
     def answered(self) -> bool:
         return not hasattr(self, "_unanswered")
 
-    def send(self) -> None:
-        """Put the call through the host's door. Raises LoopClosed, and then it never runs."""
+    def send(self, worker: Worker | None = None) -> None:
+        """Put the call through the host's door; `worker` is going to block for it. Raises LoopClosed: it never runs."""
         host = self.host
-        host.expect(self)
         try:
+            host.expect(self, worker)
+            if self.answered:  # cancelled before it was on its way
+                host.forget(self)
+                return
             host.post(self)
-        except LoopClosed:
+        except BridgeError:
             host.forget(self)
-            self.claim()
+            self._withdraw()
             raise
 
     def _run(self) -> None:
@@ -93,7 +101,7 @@ class Call(Item):
 
     def refuse(self, error: BridgeError) -> None:
         """The loop will not answer any more: do it in its stead, and see that it never starts the call."""
-        started = not self.claim()
+        started = not self._withdraw()
         self.answer(None, error)
         if started and self.host.closed is None:  # the loop merely stands still: should it run again, end what it began
             with suppress(LoopClosed):
@@ -138,7 +146,7 @@ class _Cancel(Item):
 
     def _run(self) -> None:
         call = self.call
-        if call.claim():
+        if call._withdraw():
             call.answer(None, CancelledError(f"{name_of(call.fn)} was cancelled before the loop could start it"))
         else:
             call.stop()
@@ -153,7 +161,7 @@ def ask(call: Call, *, cleanup: bool = False) -> Any:
     """
     worker = here.worker
     if worker is None:
-        return _ask_interruptibly(call)
+        return _ask_interruptibly(call, cleanup)
     job = worker.job
     if job is None or cleanup:
         _lend_and_ask(worker, call)
@@ -161,7 +169,6 @@ def ask(call: Call, *, cleanup: bool = False) -> Any:
     job.call = call
     if job.cancelling is not None and not job.told:
         job.told = True
-        call.claim()
         job.cancelling()
     _lend_and_ask(worker, call)
     job.call = None
@@ -172,8 +179,22 @@ def ask(call: Call, *, cleanup: bool = False) -> Any:
     return call.unwrap()
 
 
+@contextmanager
+def lent_slot() -> Iterator[None]:
+    """Around a wait for a loop: in a worker, others may use its slot meanwhile."""
+    worker = here.worker
+    if worker is None:
+        yield
+        return
+    worker.pool.lend(worker)
+    try:
+        yield
+    finally:
+        worker.pool.reclaim(worker)
+
+
 def _lend_and_ask(worker: Worker, call: Call) -> None:
-    call.send()
+    call.send(worker)
     worker.pool.lend(worker)
     try:
         call.gate.acquire()
@@ -181,12 +202,13 @@ def _lend_and_ask(worker: Worker, call: Call) -> None:
         worker.pool.reclaim(worker)
 
 
-def _ask_interruptibly(call: Call) -> Any:
+def _ask_interruptibly(call: Call, cleanup: bool) -> Any:
     try:
         call.send()
         call.gate.acquire()
     except KeyboardInterrupt:
-        call.cancel()
+        if not cleanup:
+            call.cancel()
         # Not answered yet means that the gate was still shut, so this acquire cannot have been passed already.
         if not call.answered:
             call.gate.acquire()
@@ -209,12 +231,28 @@ class FutureCall(Call):
         self.future: Future[Any] = PortalFuture(self)
         self.future.add_done_callback(self._future_done)
 
+    def _run(self) -> None:
+        if not self.answered and self.future.cancelled():
+            self._withdraw()
+            self.answer(None, CancelledError())
+        else:
+            super()._run()
+
+    def _withdraw(self) -> bool:
+        if not self.claim():
+            return False
+        for argument in self.args:
+            if iscoroutine(argument):
+                argument.close()  # it will never be awaited, and that is as it should be
+        return True
+
     def _future_done(self, future: Future[Any]) -> None:
         if future.cancelled() and not self.answered:
             self.cancel()
 
     def _open(self) -> None:
         future = self.future
+        del self.future  # the future knows the call; the other way round it would be a cycle
         value, error = self._take_outcome()
         if isinstance(error, CancelledError):
             future.cancel()
@@ -248,15 +286,11 @@ class PortalFuture(Future[Any]):
         return result
 
     def _blocking(self, wait_for: Callable[[float | None], Any], timeout: float | None) -> Any:
-        worker = here.worker
         if self.done() or timeout == 0:
             return wait_for(timeout)
-        if self._call.host.runs_here():
-            refuse_blocking(self._call.host, f"waiting for {self!r}", "await asyncio.wrap_future(future)")
-        if worker is None:
+        host = self._call.host
+        if host.runs_here():
+            refuse_blocking(host, f"waiting for {self!r}", "await asyncio.wrap_future(future)")
+        host.blocks(self._call, here.worker)
+        with lent_slot():
             return wait_for(timeout)
-        worker.pool.lend(worker)
-        try:
-            return wait_for(timeout)
-        finally:
-            worker.pool.reclaim(worker)

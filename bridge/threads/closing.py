@@ -11,7 +11,7 @@ import atexit
 import logging
 import sys
 import traceback
-from time import monotonic
+from time import monotonic, sleep
 
 from bridge.errors import WouldDeadlock
 from bridge.threads.here import here
@@ -37,7 +37,10 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
     while pool.workers:
         for worker in list(pool.workers):
             left = None if deadline is None else max(0.0, deadline - monotonic())
-            worker.thread.join(left)
+            try:
+                worker.thread.join(left)
+            except RuntimeError:  # another thread is just about to start it
+                sleep(0.001)
         if deadline is not None and monotonic() >= deadline:
             return not pool.workers
     for thread in pool.ending:  # done with its work, on its last instructions

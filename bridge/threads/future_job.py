@@ -39,6 +39,7 @@ class FutureJob(Job):
 
     def deliver(self) -> None:
         future = self.future
+        del self.future  # the future knows the job; the other way round it would be a cycle
         value, error = self.take_outcome()
         if error is None:
             future.set_result(value)

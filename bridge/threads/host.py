@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from bridge.errors import BridgeError, LoopClosed, WouldDeadlock
 from bridge.threads.fork import tell_after_fork
-from bridge.threads.here import here
 from bridge.threads.inbox import Item
 from bridge.threads.job import name_of
 from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool
@@ -60,8 +59,8 @@ class Host(ABC):
         self.waits: dict[Waiting, Worker | None] = {}
         #: Executors by name, for `to=`.
         self.lanes: dict[str, Any] = {}
-        #: Seconds that the end of the program waits for functions, once it has begun to end; None before.
-        self.shutdown_timeout: float | None = None
+        #: When the program, having begun to end, stops waiting for functions (`time.monotonic`); None before.
+        self.deadline: float | None = None
         self._when_idle: Callable[[], object] | None = None
         self._standing: tuple[WorkerPool, str] | None = None
         self.closed: str | None = None
@@ -71,6 +70,7 @@ class Host(ABC):
         self.patient: set[Callable[[], object]] = set()
         self._pool: WorkerPool | None = None
         tell_after_fork(self)
+        sentry.watch(self)
 
     @abstractmethod
     def __repr__(self) -> str: ...
@@ -103,9 +103,8 @@ class Host(ABC):
     def trouble(self) -> str | None:
         """From any thread: why the loop does not answer at this moment, or None. Starts with "closed" if it is final."""
 
-    def expect(self, waiting: Waiting) -> None:
-        """Note that a thread is going to wait for this loop. Raises LoopClosed. Comes before `post`."""
-        worker = here.worker
+    def expect(self, waiting: Waiting, worker: Worker | None) -> None:
+        """Somebody is going to wait for this loop, blocking `worker`. Comes before `post`. Raises LoopClosed."""
         self.waits[waiting] = worker
         if self.closed is not None:
             self.forget(waiting)
@@ -114,13 +113,22 @@ class Host(ABC):
             self.forget(waiting)
             raise self._would_deadlock(self._standing[1], worker)
         if sentry.off_duty:
-            sentry.call(self)
+            sentry.call()
+
+    def blocks(self, waiting: Waiting, worker: Worker | None) -> None:
+        """A worker that did not block before is going to wait for the answer. Raises WouldDeadlock."""
+        if worker is None or waiting not in self.waits:
+            return
+        self.waits[waiting] = worker
+        if self._standing is not None and worker.pool is self._standing[0]:
+            raise self._would_deadlock(self._standing[1], worker)
 
     def forget(self, waiting: Waiting) -> None:
         """It has its answer."""
         self.waits.pop(waiting, None)
         if self._when_idle is not None and not self.waits:
-            self._when_idle()
+            with suppress(LoopClosed):
+                self._when_idle()
 
     def when_idle(self, callback: Callable[[], object]) -> None:
         """Have `callback` called, from any thread, more than once if need be, whenever nobody waits for this loop."""

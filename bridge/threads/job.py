@@ -115,7 +115,8 @@ class Job:
                 value = _refuse_coroutine(self.fn, value)
             self.value = value
         except BaseException as error:
-            self.error = error
+            # Without this frame: it would tie the error to the job, and it tells the reader nothing.
+            self.error = error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None)
         # `fn` stays for messages; the arguments may be large and are nobody's business any more.
         self.args = self.kwargs = self.context = self.call = None
 

@@ -113,8 +113,8 @@ class WorkerPool:
         self.count_cancelled()
         queue = self.queue
         try:
-            while queue[0].withdrawn:
-                queue.remove(queue[0])
+            while (first := queue[0]).withdrawn:
+                queue.remove(first)
         except (IndexError, ValueError):  # empty, or a worker was quicker
             pass
         return True
@@ -210,6 +210,7 @@ class WorkerPool:
         with self._lock:
             if self.closing:
                 return False
+            worker.resting = True
             self.bench.append(worker)
             return True
 
@@ -240,7 +241,8 @@ class WorkerPool:
         """Called by a worker that is going to wait for a loop: others may use its slot meanwhile."""
         with self._lock:
             worker.has_slot = False
-            self._spare += 1
+            if not self._pass_slot_on():
+                self._spare += 1
         if self.queue and not self.waking:
             self.wake_one()
 
@@ -258,7 +260,8 @@ class WorkerPool:
             self.returners.append(worker)
             if self.idle and self._displace_idle(worker):
                 return
-        worker.gate.acquire()
+        while not worker.has_slot:  # after an alarm a gate may stand open
+            worker.gate.acquire()
 
     def _displace_idle(self, worker: Worker) -> bool:
         try:
@@ -291,19 +294,22 @@ class WorkerPool:
 
     def close(self) -> None:
         """Take no more jobs; workers leave when the queue is empty. Does not wait."""
-        with self._lock:
-            self.closing = True
-            leaving, self.bench = self.bench, []
-        for worker in leaving:
-            open_gate(worker)
-        while True:
-            try:
-                worker = self.idle.pop()
-            except IndexError:
-                break
-            open_gate(worker)
-        if self.queue and not self.workers:
-            self.wake_one()
+        try:
+            with self._lock:
+                self.closing = True
+                leaving, self.bench = self.bench, []
+            for worker in leaving:
+                open_gate(worker)
+            while self.idle:
+                try:
+                    open_gate(self.idle.pop())
+                except IndexError:
+                    break
+            if self.queue and not self.workers:
+                self.wake_one()
+        except (KeyboardInterrupt, SystemExit):
+            self._alarm()
+            raise
         self._tell_if_empty()
 
     def when_empty(self, callback: Callable[[], object]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 import anyio.to_thread
 
 from bridge.threads.blocking import loop_runs_here, refuse_blocking
-from bridge.threads.calls import Call, FutureCall, ask
+from bridge.threads.calls import Call, FutureCall, ask, lent_slot
 from bridge.threads.host import Host
 from bridge.threads.job import last_name, name_of
 from bridge.threads.session import EnteredContext, iterate
@@ -89,15 +89,12 @@ class Portal:
                 f"Write portal.run_coroutine_threadsafe(fn(...)), with the call."
             )
         call = FutureCall(self._host, _itself, (coro,), {})
-        try:
-            call.send()
-        except BaseException:
-            coro.close()
-            raise
+        future = call.future
+        call.send()
         if self._started is not None:
-            self._started.add(call.future)
-            call.future.add_done_callback(self._started.discard)
-        return call.future
+            self._started.add(future)
+            future.add_done_callback(self._started.discard)
+        return future
 
     def enter(self, async_cm: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
         """An async context manager as a synchronous one: entered and left on the loop, both in the same task there."""
@@ -127,7 +124,8 @@ class Portal:
         if started:
             if loop_runs_here():
                 refuse_blocking(self._host, "leaving `with portal`", "async with portal")
-            wait_for_futures(started)
+            with lent_slot():
+                wait_for_futures(started)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -148,8 +146,8 @@ class Portal:
         return started
 
 
-async def _itself(coro: Coroutine[Any, Any, T]) -> T:
-    return await coro
+def _itself(coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    return coro
 
 
 def _not_a_function(fn: object) -> TypeError:

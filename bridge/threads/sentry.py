@@ -39,10 +39,14 @@ class Sentry:
         self._not_running_since: dict[int, float] = {}
         tell_after_fork(self)
 
-    def call(self, host: Host) -> None:
-        """Be on duty, because somebody waits for `host`."""
+    def watch(self, host: Host) -> None:
+        """Know `host` from now on, for as long as it lives."""
         with self._lock:
             self._hosts.add(host)
+
+    def call(self) -> None:
+        """Be on duty, because somebody waits."""
+        with self._lock:
             if not self.off_duty:
                 return
             self.off_duty = False

@@ -49,8 +49,7 @@ class _Request(Call):
             self.session.accept(self)
 
     def stop(self) -> None:
-        if self.session.current is self:
-            self.host.cancel(self.session.task)
+        self.session.stop(self)
 
 
 class Session:
@@ -71,9 +70,11 @@ class Session:
         result: T = ask(_Request(self, fn, args), cleanup=cleanup)
         return result
 
-    def end(self) -> None:
-        """In the thread: let the task go. Does not wait."""
+    def end(self, *last: Callable[[], Awaitable[object]]) -> None:
+        """Have `last` done, then let the task go. Does not wait."""
         with suppress(LoopClosed):
+            for fn in last:
+                _Request(self, fn, ()).send()
             _Request(self, None, ()).send()
 
     def accept(self, request: _Request) -> None:
@@ -84,6 +85,14 @@ class Session:
         self._requests.append(request)
         if self._wake is not None:
             self._wake.set()
+
+    def stop(self, request: _Request) -> None:
+        """On the loop: end what the request is doing, or take it out of the line."""
+        if self.current is request:
+            self.host.cancel(self.task)
+        elif request in self._requests:
+            self._requests.remove(request)
+            request.answer(None, CancelledError("cancelled before the loop could begin with it"))
 
     async def _serve(self) -> None:
         try:
@@ -148,7 +157,10 @@ class EnteredContext(AbstractContextManager[T], Generic[T]):
         self._session = Session(self._host, self._abandoned)
         try:
             return self._session.ask(self._aenter)
-        except BaseException:
+        except BaseException as error:
+            # Ctrl-C or a cancellation may have come when it was too late not to enter.
+            with suppress(LoopClosed):
+                self._session.ask(self._abandoned, error, cleanup=True)
             self._session.end()
             raise
 
@@ -196,11 +208,14 @@ def iterate(host: Host, async_iterable: AsyncIterable[T]) -> Iterator[T]:
                 return
             yield item
     finally:
-        try:
-            with suppress(LoopClosed):  # then the task has closed it, or there is no loop left to close it on
-                session.ask(aclose, cleanup=True)
-        finally:
-            session.end()
+        if loop_runs_here():  # collected on a loop's own thread, which must not wait
+            session.end(aclose)
+        else:
+            try:
+                with suppress(LoopClosed):  # then the task has closed it, or there is no loop left to close it on
+                    session.ask(aclose, cleanup=True)
+            finally:
+                session.end()
 
 
 def _may_block(host: Host, what: str, instead: str) -> None:

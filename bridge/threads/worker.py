@@ -117,11 +117,14 @@ class Worker:
     def _rest_on_bench(self) -> bool:
         """Wait, without a slot, to be woken with one. False: the thread is done."""
         pool = self.pool
-        if not pool.onto_bench(self):
-            return False
-        if not self.gate.acquire(timeout=pool.idle_timeout):
-            if pool.take_off_bench(self):
-                return False
-            self.gate.acquire()
-        pool.waking = False
-        return self.has_slot
+        while pool.onto_bench(self):
+            if not self.gate.acquire(timeout=pool.idle_timeout):
+                if pool.take_off_bench(self):
+                    return False
+                self.gate.acquire()
+            self.resting = False
+            pool.waking = False
+            if self.has_slot:
+                return True
+            pool.take_off_bench(self)  # woken for nothing
+        return False

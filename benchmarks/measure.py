@@ -1,0 +1,180 @@
+"""How to measure: cases side by side, in rounds, on one core.
+
+    Suite ── Section (one question, one unit) ── Case (one answer) ── rounds ──> Measured
+
+In each round every case of a section is run once, forwards and backwards in turn, so that a slow moment of the machine,
+or a drift, meets all of them alike. The figure of a case is the median over its rounds.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import statistics
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: Seconds after which a case that does not end is reported with the stacks of all threads, and the process ended.
+STUCK_AFTER = 120.0
+
+Status = Literal["hoped met", "met", "UNMET", "not measured"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of doing what the section asks. `measure` does it once, from a fresh state, and returns the figure."""
+
+    name: str
+    on: str
+    measure: Callable[[], float]
+
+    @property
+    def key(self) -> str:
+        """What targets call it."""
+        return f"{self.name} on {self.on}" if self.on else self.name
+
+
+@dataclass(frozen=True)
+class Section:
+    """Cases that answer the same question. `reference` is the key of the case that the others are divided by."""
+
+    title: str
+    unit: str
+    cases: list[Case]
+    reference: str
+    #: Key of the case that nothing can beat, if there is one.
+    floor: str | None = None
+    #: So many rounds are enough, because the figures hardly vary or because each takes long.
+    max_rounds: int | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure has to be. `limit`: at most so much; otherwise `other` has to be at least so many times `ours`."""
+
+    name: str
+    section: str
+    ours: str
+    required: float
+    hoped: float | None = None
+    #: Key of the case to divide by (`limit`), or to be divided by `ours`. None: the figure itself counts.
+    other: str | None = None
+    limit: bool = False
+    #: Whether reaching the required figure exactly is not enough.
+    strict: bool = False
+    unit: str = "x"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Everything that one command measures."""
+
+    name: str
+    sections: list[Section]
+    targets: list[Target]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Measured:
+    """The rounds of one case, in the unit of its section; or why there are none."""
+
+    case: Case
+    rounds: list[float] = field(default_factory=list)
+    crash: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        if self.crash is not None or not self.rounds:
+            return None
+        return statistics.median(self.rounds)
+
+
+@dataclass
+class SectionResult:
+    """A section with its figures."""
+
+    section: Section
+    measured: list[Measured]
+
+    def median(self, key: str | None) -> float | None:
+        """The figure of the case with that key, or None if it was not measured."""
+        return next((measured.median for measured in self.measured if measured.case.key == key), None)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A target, and what came out."""
+
+    target: Target
+    measured: float | None
+    status: Status
+
+
+def run_section(section: Section, rounds: int, progress: Callable[[str], None]) -> SectionResult:
+    """Run every case of a section once in each round. A case that crashes is noted and left out of later rounds."""
+    results = [Measured(case) for case in section.cases]
+    total = min(rounds, section.max_rounds or rounds)
+    for number in range(total):
+        for measured in results if number % 2 == 0 else reversed(results):
+            progress(f"{section.title}: round {number + 1} of {total}: {measured.case.key}")
+            if measured.crash is None:
+                _run_case(measured)
+    progress("")
+    return SectionResult(section, results)
+
+
+def _run_case(measured: Measured) -> None:
+    gc.collect()
+    faulthandler.dump_traceback_later(STUCK_AFTER, exit=True)
+    try:
+        measured.rounds.append(measured.case.measure())
+    except Exception:
+        measured.crash = traceback.format_exc()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def judge(target: Target, results: list[SectionResult]) -> Judged:
+    """Compare a target with what was measured."""
+    result = next((result for result in results if result.section.title == target.section), None)
+    measured = None if result is None else _figure(target, result)
+    if measured is None:
+        return Judged(target, None, "not measured")
+    if target.hoped is not None and _reaches(measured, target.hoped, target):
+        return Judged(target, measured, "hoped met")
+    return Judged(target, measured, "met" if _reaches(measured, target.required, target) else "UNMET")
+
+
+def _figure(target: Target, result: SectionResult) -> float | None:
+    ours = result.median(target.ours)
+    if target.other is None or ours is None:
+        return ours
+    other = result.median(target.other)
+    if other is None:
+        return None
+    return ours / other if target.limit else other / ours
+
+
+def _reaches(measured: float, wanted: float, target: Target) -> bool:
+    if target.strict and measured == wanted:
+        return False
+    return measured <= wanted if target.limit else measured >= wanted
+
+
+def pin_to_one_core() -> int | None:
+    """Keep this process, and those it starts, on one core; None where the system cannot do that.
+
+    Only one thread at a time holds the GIL, so a second core adds nothing but the noise of threads that move about.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    core = max(os.sched_getaffinity(0))  # the last one: the first is where many systems handle their interrupts
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError:
+        return None
+    return core

@@ -1,0 +1,104 @@
+"""What the README and docs/ say is run: each python block is a whole program, and a text block after it is its output.
+
+`...` in an expected output stands for anything, as in doctest. Standard error and output are read as one.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import PATIENCE
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
+
+
+class Block(NamedTuple):
+    place: str
+    code: str
+    output: str
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", match["code"], match["output"] or "")
+        for match in BLOCK.finditer(text)
+    ]
+
+
+def run_program(code: str, folder: Path, *args: str) -> str:
+    """The output of a program, which must end well and in time."""
+    program = folder / "program.py"
+    program.write_text(code, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program, *args],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=6 * PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def as_pattern(expected: str) -> str:
+    return ".*".join(re.escape(part) for part in expected.split("..."))
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for page in PAGES for block in blocks(page)])
+def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
+    output = run_program(block.code, tmp_path)
+    assert re.fullmatch(as_pattern(block.output), output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"
+
+
+def test_an_output_that_differs_in_one_letter_does_not_pass() -> None:
+    assert not re.fullmatch(as_pattern("a ... c\n"), "a b d\n", re.DOTALL)
+    assert re.fullmatch(as_pattern("a ... c\n"), "a b\nb c\n", re.DOTALL)
+
+
+def test_every_python_block_in_the_docs_is_found() -> None:
+    for page in PAGES:
+        assert len(blocks(page)) == page.read_text(encoding="utf-8").count("```python"), page.name
+
+
+def test_the_program_in_the_readme_indexes_a_folder(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "README.md")
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "one.py").write_text("def f(): pass\ndef g(): pass\n")
+    (tree / "inner" / "two.py").write_text("")
+    (tree / "not.txt").write_text("x")
+    assert run_program(block.code, tmp_path, str(tree)) == ""
+    db = sqlite3.connect(tmp_path / "index.db")
+    try:
+        assert db.execute("SELECT name, functions FROM files ORDER BY name").fetchall() == [("one.py", 2), ("two.py", 0)]
+    finally:
+        db.close()
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in LINK.finditer(page.read_text(encoding="utf-8")):
+        target = page.parent / link["file"] if link["file"] else page
+        assert target.exists(), f"{link[0]} in {page.name}"
+        if link["heading"]:
+            assert link["heading"] in headings(target), f"{link[0]} in {page.name}"
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a Markdown viewer gives to a page's headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
