@@ -21,7 +21,7 @@ from tests.conftest import PATIENCE
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 
 PRELUDE = """
-import asyncio, signal, sys, threading
+import asyncio, signal, sys, threading, time
 import bridge
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
@@ -151,11 +151,13 @@ def test_ctrl_c_before_the_loop_has_started_the_call_withdraws_it() -> None:
             go_on = threading.Event()
 
             def hold():
+                while not asyncio.get_running_loop()._ready:  # until the main thread's call has come in
+                    time.sleep(0.001)
                 say("blocked")
                 go_on.wait()
 
             portal.call_soon_threadsafe(hold)
-            threading.Timer(0.3, go_on.set).start()  # while the interrupted call waits for its answer
+            threading.Timer(0.3, go_on.set).start()  # should the interrupted call wait for its answer
             try:
                 portal.call(say, "ran")
             except KeyboardInterrupt:
@@ -171,8 +173,16 @@ def test_ctrl_c_before_the_loop_has_started_the_call_withdraws_it() -> None:
 def test_ctrl_c_while_a_future_is_waited_for_leaves_the_coroutine_running() -> None:
     with running("""
         with bridge.background_loop() as portal:
-            future = portal.run_coroutine_threadsafe(forever())
+            trying = threading.Event()
+
+            async def forever_once_tried():
+                while not trying.is_set():
+                    await asyncio.sleep(0.001)
+                await forever()
+
+            future = portal.run_coroutine_threadsafe(forever_once_tried())
             try:
+                trying.set()
                 future.result()
             except KeyboardInterrupt:
                 say("interrupted", future.done())

@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import bridge
-from bridge.threads.pool import WorkerPool
+from bridge.threads.pool import WorkerPool, open_gate
 from bridge.threads.worker import Worker
 from tests.conftest import PATIENCE, Gate, within
 
@@ -52,8 +53,9 @@ def test_only_one_worker_is_on_its_way_up_however_many_jobs_come(monkeypatch: py
     monkeypatch.setattr(Worker, "_work", slow_to_come_up)
     with bridge.ThreadExecutor(8) as executor:
         futures = [executor.submit(int) for _ in range(100)]
-        assert len(pool_of(executor).workers) == 1
+        made = len(pool_of(executor).workers)
         gate.open()
+        assert made == 1
         assert [future.result(PATIENCE) for future in futures] == [0] * 100
 
 
@@ -242,6 +244,21 @@ class InterruptedGate:
         self._gate.release()
 
 
+@contextmanager
+def interruptible(workers: int) -> Iterator[bridge.ThreadExecutor]:
+    """An executor in which nobody is left asleep even if the test fails, so that it fails and does not hang."""
+    with bridge.ThreadExecutor(workers) as executor:
+        resting = []
+        try:
+            yield executor
+        except BaseException:
+            resting = list(pool_of(executor).workers)
+            raise
+        finally:
+            for worker in resting:
+                open_gate(worker)
+
+
 def still_serves(executor: bridge.ThreadExecutor) -> None:
     """Every slot can be used, none twice."""
     workers = executor.max_workers
@@ -265,7 +282,7 @@ def still_serves(executor: bridge.ThreadExecutor) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_ctrl_c_between_choosing_a_worker_and_waking_it_leaves_nobody_asleep(workers: int) -> None:
-    with bridge.ThreadExecutor(workers) as executor:
+    with interruptible(workers) as executor:
         executor.submit(int).result(PATIENCE)
         pool = pool_of(executor)
         until(lambda: pool.idle)
@@ -280,7 +297,7 @@ def test_ctrl_c_between_choosing_a_worker_and_waking_it_leaves_nobody_asleep(wor
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_ctrl_c_while_the_gate_is_being_opened_leaves_nobody_asleep(workers: int) -> None:
-    with bridge.ThreadExecutor(workers) as executor:
+    with interruptible(workers) as executor:
         executor.submit(int).result(PATIENCE)
         pool = pool_of(executor)
         until(lambda: pool.idle)
@@ -305,7 +322,7 @@ def test_ctrl_c_while_a_thread_is_being_started_costs_no_slot(
             start(thread)
         raise KeyboardInterrupt
 
-    with bridge.ThreadExecutor(workers) as executor:
+    with interruptible(workers) as executor:
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", interrupted)
             with pytest.raises(KeyboardInterrupt):

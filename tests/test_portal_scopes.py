@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, closing
 from types import TracebackType
@@ -15,6 +15,7 @@ from types import TracebackType
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.abc import TaskGroup
 
 import bridge
 from tests.conftest import PATIENCE, Gate, within
@@ -260,7 +261,8 @@ def test_a_loop_that_ends_leaves_the_scope_in_its_task_and_tells_the_thread(back
     assert len(recorder.left_by) == 1
 
 
-async def test_a_task_that_fails_in_an_entered_task_group_is_raised_on_leaving(new_gate: type[Gate]) -> None:
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_task_that_fails_in_an_entered_task_group_is_raised_on_leaving(backend: str, new_gate: type[Gate]) -> None:
     failed = new_gate()
 
     async def fail() -> None:
@@ -268,29 +270,53 @@ async def test_a_task_that_fails_in_an_entered_task_group_is_raised_on_leaving(n
         raise ZeroDivisionError("in a task of the group")
 
     def in_thread(portal: bridge.Portal) -> None:
-        with portal.enter(portal.call(anyio.create_task_group)) as tasks:
+        with portal.enter(task_group()) as tasks:
             portal.call_soon_threadsafe(tasks.start_soon, fail)
             failed.wait()
             portal.call(anyio.sleep, 0)  # the group cancels its body, which is this thread's block
 
     with pytest.raises(ExceptionGroup) as caught:
-        await anyio.to_thread.run_sync(in_thread, bridge.portal())
+        bridge.run(in_plain_thread, in_thread, new_gate(), backend=backend)  # type: ignore[arg-type]
     assert caught.group_contains(ZeroDivisionError, match="in a task of the group")
 
 
-async def test_a_scope_that_was_cancelled_from_within_is_left_as_any_other() -> None:
+@asynccontextmanager
+async def task_group() -> AsyncGenerator[TaskGroup]:
+    """A group that is made on the loop, because anyio asks there which loop it is."""
+    async with anyio.create_task_group() as tasks:
+        yield tasks
+
+
+async def in_plain_thread(fn: Callable[[bridge.Portal], object], ended: Gate) -> object:
+    """What `fn` comes to in a thread that is waited for within PATIENCE, whatever happens to this loop."""
+    outcome: Future[object] = Future()
+
+    def work(portal: bridge.Portal) -> None:
+        try:
+            outcome.set_result(fn(portal))
+        except BaseException as error:
+            outcome.set_exception(error)
+        ended.open()
+
+    threading.Thread(target=work, args=(bridge.portal(),), daemon=True).start()
+    await ended.reached()
+    return outcome.result(0)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_scope_that_was_cancelled_from_within_is_left_as_any_other(backend: str, new_gate: type[Gate]) -> None:
+    @asynccontextmanager
+    async def async_cancel_scope() -> AsyncGenerator[anyio.CancelScope]:
+        with anyio.CancelScope() as own:
+            yield own
+
     def in_thread(portal: bridge.Portal) -> str:
         with portal.enter(async_cancel_scope()) as own:
             portal.call(own.cancel)
             portal.call(anyio.sleep, 0)
         return "left"
 
-    @asynccontextmanager
-    async def async_cancel_scope() -> AsyncGenerator[anyio.CancelScope]:
-        with anyio.CancelScope() as own:
-            yield own
-
-    assert await anyio.to_thread.run_sync(in_thread, bridge.portal()) == "left"
+    assert bridge.run(in_plain_thread, in_thread, new_gate(), backend=backend) == "left"  # type: ignore[arg-type]
 
 
 # -- iterate -----------------------------------------------------------------------------------------------------------

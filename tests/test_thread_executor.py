@@ -265,7 +265,7 @@ def test_without_a_number_there_are_workers_enough_and_a_name() -> None:
 
 @pytest.mark.parametrize("workers", [0, -1, -100])
 def test_less_than_one_worker_is_refused(workers: int) -> None:
-    with pytest.raises(ValueError, match=rf"at least 1, not {workers}: write ThreadExecutor\(8\)"):
+    with pytest.raises(ValueError, match=rf"greater than 0, not {workers}: write ThreadExecutor\(8\)"):
         bridge.ThreadExecutor(workers)
 
 

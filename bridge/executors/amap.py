@@ -11,7 +11,8 @@ slow source must not keep finished results waiting.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from anyio import Event
@@ -40,6 +41,7 @@ class _Pump(Call):
     """The task that reads an asynchronous source; its end is news for the consumer."""
 
     __slots__ = ("mailbox",)
+    from_a_thread = False
     mailbox: Mailbox
 
     def _open(self) -> None:
@@ -55,6 +57,7 @@ class _Window:
         self._fn = fn
         self._in_flight = in_flight
         self._room: Event | None = None
+        self._closing = False
         self.source: Iterator[tuple[Any, ...]] | None = None
         self.pump: _Pump | None = None
 
@@ -70,13 +73,16 @@ class _Window:
         self.pump.mailbox = self.mailbox
         self.pump.send()
 
-    async def _read(self, source: AsyncIterator[tuple[Any, ...]]) -> None:
-        async for args in source:
-            while self.full:
-                self._room = Event()
-                await self._room.wait()
-            self._send(args)
-            self.mailbox.wake()
+    async def _read(self, source: AsyncGenerator[tuple[Any, ...], None]) -> None:
+        async with aclosing(source):  # whoever leaves the map leaves its source too, in the task that reads it
+            async for args in source:
+                while self.full:
+                    self._room = Event()
+                    await self._room.wait()
+                if self._closing:
+                    return
+                self._send(args)
+                self.mailbox.wake()
 
     def fill(self) -> None:
         """Submit as much of a synchronous source as there is room for."""
@@ -123,6 +129,7 @@ class _Window:
 
     async def close(self) -> None:
         """Withdraw what has not begun, tell what runs, wait for its end."""
+        self._closing = True
         if self.pump is not None and not self.pump.answered:
             self.pump.cancel()
         for job in self.jobs:
@@ -160,16 +167,22 @@ async def amap(
         await window.close()
 
 
-async def _zip(iterables: tuple[Any, ...]) -> AsyncIterator[tuple[Any, ...]]:
+async def _zip(iterables: tuple[Any, ...]) -> AsyncGenerator[tuple[Any, ...], None]:
     iterators = [aiter(each) if hasattr(each, "__aiter__") else iter(each) for each in iterables]
-    while True:
-        items = []
+    try:
+        while True:
+            items = []
+            for iterator in iterators:
+                try:
+                    items.append(await anext(iterator) if hasattr(iterator, "__anext__") else next(iterator))
+                except (StopIteration, StopAsyncIteration):
+                    return
+            yield tuple(items)
+    finally:
         for iterator in iterators:
-            try:
-                items.append(await anext(iterator) if hasattr(iterator, "__anext__") else next(iterator))
-            except (StopIteration, StopAsyncIteration):
-                return
-        yield tuple(items)
+            aclose = getattr(iterator, "aclose", None)
+            if aclose is not None:
+                await aclose()
 
 
 def check_in_flight(in_flight: object) -> None:

@@ -36,6 +36,8 @@ class _StreamJob(Job):
 class _Turn:
     """A worker's wait for room."""
 
+    from_a_thread = False
+
     def __init__(self, channel: _Channel):
         self._channel = channel
         self.gate = allocate_lock()

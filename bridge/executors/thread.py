@@ -12,7 +12,7 @@ from bridge.executors.statistics import ExecutorStatistics, Quantiles
 from bridge.loop.hosts import current_host
 from bridge.loop.patience import wait_patiently
 from bridge.threads.blocking import loop_runs_here
-from bridge.threads.closing import close_and_wait, join
+from bridge.threads.closing import close_and_wait, join, refuse_own_worker
 from bridge.threads.future_job import FutureJob, raise_cancelled
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job
@@ -89,6 +89,7 @@ class ThreadExecutor(Executor):
 
     async def aclose(self) -> None:
         """Take no more work and wait, without blocking the loop, until all that was accepted has ended."""
+        refuse_own_worker(self._pool)
         host = current_host()
         empty = Event()
         self._pool.close()
@@ -150,5 +151,5 @@ def _checked(max_workers: object) -> int:
     if not isinstance(max_workers, int) or isinstance(max_workers, bool):
         raise TypeError(f"max_workers must be a whole number of threads, not {max_workers!r}: write ThreadExecutor(8)")
     if max_workers < 1:
-        raise ValueError(f"max_workers must be at least 1, not {max_workers}: write ThreadExecutor(8)")
+        raise ValueError(f"max_workers must be greater than 0, not {max_workers}: write ThreadExecutor(8)")
     return max_workers

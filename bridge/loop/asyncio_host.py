@@ -75,6 +75,9 @@ class AsyncioJob(Job, Item):
         self._step_context = context
         self._step = step
 
+    def done(self) -> bool:
+        return self.arrived
+
     def result(self) -> None:
         """What the task's next step begins with."""
         interrupt, self._interrupt = self._interrupt, None
@@ -122,7 +125,7 @@ class AsyncioHost(Host):
         self._inbox: Inbox | None = None
         door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
         if door is None:
-            self._inbox = Inbox(loop.call_soon_threadsafe, loop.call_soon)
+            self._inbox = Inbox(loop.call_soon_threadsafe, loop.call_soon, loop.is_closed)
             door = self._inbox.put
         self.post: Callable[[Item], None] = door
 
@@ -177,7 +180,10 @@ class AsyncioHost(Host):
         try:
             await job
         except asyncio.CancelledError as cancelled:
-            if carrier.withdraw(job) or cancel == "abandon":
+            if carrier.withdraw(job):
+                raise
+            if cancel == "abandon":
+                job.request_cancel(self.raise_cancelled)
                 raise
             await self._wait_for_end(job)
             error = job.error

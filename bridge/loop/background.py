@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import Future
+from contextlib import suppress
 from types import TracebackType
 
 import anyio
@@ -64,6 +65,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             return Portal(self._ready.result())
         except BaseException:
             self._thread = None
+            self._ready.add_done_callback(self._end_unused)  # interrupted: the loop may still come up
             raise
 
     def __exit__(
@@ -73,15 +75,27 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         assert thread is not None
         host = self._ready.result()
         self._drain = exc is None
-        try:
+        with suppress(LoopClosed):
             host.call_soon(self._let_go, ())
-        except LoopClosed:
-            pass
-        while self._drain and host.waits and thread.is_alive():
-            thread.join(0.05)
-        thread.join(self._shutdown_timeout + 1.0)
+            if self._drain:
+                self._wait_for_answers(thread, host)
+        thread.join(self._shutdown_timeout)
         if thread.is_alive():
             self._report(thread, host)
+
+    def _wait_for_answers(self, thread: threading.Thread, host: Host) -> None:
+        """Return when every call is answered, or when the loop has given no sign of life for `shutdown_timeout`."""
+        sign_of_life = threading.Event()
+        while host.has_callers and thread.is_alive():
+            host.call_soon(sign_of_life.set, ())
+            if not sign_of_life.wait(self._shutdown_timeout):
+                return
+            sign_of_life.clear()
+            thread.join(0.02)
+
+    def _end_unused(self, ready: Future[Host]) -> None:
+        with suppress(BaseException):
+            ready.result().call_soon(self._let_go, ())
 
     async def __aenter__(self) -> Portal:
         return await anyio.to_thread.run_sync(self.__enter__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
@@ -68,10 +69,11 @@ class HostedRun:
             pool = host.pool_if_any()
             if pool is not None:
                 close_and_wait(pool, max(0.0, deadline - monotonic()))
-        for lane in self._lanes.values():
-            if failed:
-                lane.cancel_all()
-            lane.close_within(max(0.0, deadline - monotonic()))
+        with ExitStack() as each:  # one that fails does not keep the others open
+            for lane in self._lanes.values():
+                if failed:
+                    lane.cancel_all()
+                each.callback(lambda lane: lane.close_within(max(0.0, deadline - monotonic())), lane)
 
 
 def run_on_asyncio(

@@ -131,8 +131,12 @@ class TrioHost(Host):
         await trio.lowlevel.checkpoint_if_cancelled()
 
         def abort(raise_cancel: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
-            if carrier.withdraw(job) or cancel == "abandon":
+            if carrier.withdraw(job):
                 job.task = None
+                return trio.lowlevel.Abort.SUCCEEDED
+            if cancel == "abandon":
+                job.task = None
+                job.request_cancel(self.raise_cancelled)
                 return trio.lowlevel.Abort.SUCCEEDED
             job.raise_cancel = raise_cancel
             job.request_cancel(raise_cancel)

@@ -38,6 +38,8 @@ class Call(Item):
 
     __slots__ = ("_unanswered", "_unclaimed", "args", "context", "error", "fn", "gate", "host", "kwargs", "task", "value")
 
+    from_a_thread = True
+
     def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         self.host: Host = host
         self.fn: Callable[..., Any] = fn
@@ -59,6 +61,13 @@ class Call(Item):
             return False
         return True
 
+    def resend(self) -> None:
+        """Sending was interrupted, nobody knows where: send again, which at most has the loop find it claimed."""
+        try:
+            self.host.post(self)
+        except LoopClosed as error:
+            self.refuse(error)
+
     def _withdraw(self) -> bool:
         """See to it that the call never starts; False if it has."""
         return self.claim()
@@ -77,9 +86,10 @@ class Call(Item):
                 return
             host.post(self)
         except BridgeError:
-            host.forget(self)
-            self._withdraw()
-            raise
+            if self._withdraw():
+                host.forget(self)
+                raise
+            # Too late to refuse it: the loop ran it, and ended while we were still on our way.
 
     def _run(self) -> None:
         if self.claim():
@@ -206,9 +216,11 @@ def _ask_interruptibly(call: Call, cleanup: bool) -> Any:
     try:
         call.send()
         call.gate.acquire()
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or what another signal handler raised
         if not cleanup:
             call.cancel()
+        elif not call.answered:
+            call.resend()
         # Not answered yet means that the gate was still shut, so this acquire cannot have been passed already.
         if not call.answered:
             call.gate.acquire()
@@ -232,7 +244,8 @@ class FutureCall(Call):
         self.future.add_done_callback(self._future_done)
 
     def _run(self) -> None:
-        if not self.answered and self.future.cancelled():
+        future = getattr(self, "future", None)  # another thread may be answering just now
+        if future is not None and future.cancelled():
             self._withdraw()
             self.answer(None, CancelledError())
         else:
@@ -264,7 +277,9 @@ class FutureCall(Call):
             future.set_exception(error)
 
     def leave_behind(self, reason: str) -> None:
-        self.future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        future = getattr(self, "future", None)
+        if future is not None:
+            future._condition = Condition()  # its lock may be held by a thread that does not exist here
         super().leave_behind(reason)
 
 

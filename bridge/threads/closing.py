@@ -24,8 +24,8 @@ SHUTDOWN_TIMEOUT = 10.0
 logger: logging.Logger = logging.getLogger("bridge.threads")
 
 
-def join(pool: WorkerPool, timeout: float | None = None) -> bool:
-    """Wait until every thread of a closed pool has ended, at most `timeout` seconds; True if they have."""
+def refuse_own_worker(pool: WorkerPool) -> None:
+    """Raise WouldDeadlock in a thread of the pool itself: the pool cannot end before that thread does."""
     worker = here.worker
     if worker is not None and worker.pool is pool:
         raise WouldDeadlock(
@@ -33,6 +33,11 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
             f"({name_of(worker.job.fn) if worker.job else '?'}): it would wait for its own end. "
             f"Write shutdown(wait=False) there."
         )
+
+
+def join(pool: WorkerPool, timeout: float | None = None) -> bool:
+    """Wait until every thread of a closed pool has ended, at most `timeout` seconds; True if they have."""
+    refuse_own_worker(pool)
     deadline = None if timeout is None else monotonic() + timeout
     while pool.workers:
         for worker in list(pool.workers):
@@ -77,8 +82,8 @@ def close_and_wait(pool: WorkerPool, timeout: float) -> None:
 
 def _at_exit() -> None:
     deadline = monotonic() + SHUTDOWN_TIMEOUT
-    open_pools = [pool for pool in pools if pool.workers and not pool.given_up]
-    for pool in open_pools:
+    open_pools = [pool for pool in pools if not pool.given_up]
+    for pool in open_pools:  # those without threads too: nobody would wait for work that comes later
         pool.close()
     for pool in open_pools:
         left = max(0.0, deadline - monotonic())

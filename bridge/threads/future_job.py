@@ -12,10 +12,27 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge.errors import ExecutorClosed
+from bridge.threads.fork import tell_after_fork
 from bridge.threads.job import Job, name_of
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
+
+
+class _Pending:
+    """Every future that is still to be answered, for the child of a fork, where nobody else would."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[FutureJob, None] = {}
+        tell_after_fork(self)
+
+    def after_fork_in_child(self) -> None:
+        jobs, self.jobs = list(self.jobs), {}
+        for job in jobs:
+            job.leave_behind("this executor was left behind by a fork: its work runs in the parent process only")
+
+
+_pending: _Pending = _Pending()
 
 
 class FutureJob(Job):
@@ -33,13 +50,20 @@ class FutureJob(Job):
     ):
         super().__init__(fn, args, kwargs, origin)
         self.future: Future[Any] = _JobFuture(self, withdraw_from)
+        _pending.jobs[self] = None
 
     def begin(self) -> bool:
-        return self.claim() and self.future.set_running_or_notify_cancel()
+        if not self.claim():
+            return False
+        if self.future.set_running_or_notify_cancel():
+            return True
+        _pending.jobs.pop(self, None)
+        return False
 
     def deliver(self) -> None:
         future = self.future
         del self.future  # the future knows the job; the other way round it would be a cycle
+        _pending.jobs.pop(self, None)
         value, error = self.take_outcome()
         if error is None:
             future.set_result(value)
@@ -47,12 +71,14 @@ class FutureJob(Job):
             future.set_exception(error)
 
     def leave_behind(self, reason: str) -> None:
-        if not self.future.done():
-            self.future._condition = Condition()  # its lock may be held by a thread that does not exist here
-            self.future.set_exception(ExecutorClosed(reason))
+        future = getattr(self, "future", None)
+        if future is not None and not future.done():
+            future._condition = Condition()  # its lock may be held by a thread that does not exist here
+            future.set_exception(ExecutorClosed(reason))
 
     def cancel(self) -> None:
         """End a job as cancelled: its executor has already taken it out of the queue."""
+        _pending.jobs.pop(self, None)
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
 
@@ -68,6 +94,7 @@ class _JobFuture(Future[Any]):
         if not super().cancel():
             return False
         if self._withdraw_from(self._job):
+            _pending.jobs.pop(self._job, None)
             self.set_running_or_notify_cancel()
         return True
 

@@ -30,6 +30,9 @@ CancelMode = Literal["wait", "abandon", "kill"]
 class Waiting(Protocol):
     """A thread that waits for a loop: something that can be answered in the loop's stead."""
 
+    #: False for what the loop's own tasks have begun; it ends with them.
+    from_a_thread: bool
+
     def refuse(self, error: BridgeError) -> None: ...
 
     def leave_behind(self, reason: str) -> None: ...
@@ -109,32 +112,41 @@ class Host(ABC):
         if self.closed is not None:
             self.forget(waiting)
             raise LoopClosed(self.closed)
-        if self._standing is not None and worker is not None and worker.pool is self._standing[0]:
+        standing = self._standing
+        if standing is not None and worker is not None and worker.pool is standing[0]:
             self.forget(waiting)
-            raise self._would_deadlock(self._standing[1], worker)
+            raise self._would_deadlock(standing[1], worker)
         if sentry.off_duty:
             sentry.call()
 
-    def blocks(self, waiting: Waiting, worker: Worker | None) -> None:
+    def blocks(self, waiting: Call, worker: Worker | None) -> None:
         """A worker that did not block before is going to wait for the answer. Raises WouldDeadlock."""
         if worker is None or waiting not in self.waits:
             return
         self.waits[waiting] = worker
-        if self._standing is not None and worker.pool is self._standing[0]:
-            raise self._would_deadlock(self._standing[1], worker)
+        if waiting.answered:  # in between
+            self.forget(waiting)
+        standing = self._standing
+        if standing is not None and worker.pool is standing[0]:
+            raise self._would_deadlock(standing[1], worker)
 
     def forget(self, waiting: Waiting) -> None:
         """It has its answer."""
         self.waits.pop(waiting, None)
-        if self._when_idle is not None and not self.waits:
+        if self._when_idle is not None and not self.has_callers:
             with suppress(LoopClosed):
                 self._when_idle()
 
     def when_idle(self, callback: Callable[[], object]) -> None:
         """Have `callback` called, from any thread, more than once if need be, whenever nobody waits for this loop."""
         self._when_idle = callback
-        if not self.waits:
+        if not self.has_callers:
             callback()
+
+    @property
+    def has_callers(self) -> bool:
+        """Does any thread wait for an answer that it asked for? (Not: a worker that waits for a consumer on the loop.)"""
+        return any(waiting.from_a_thread for waiting in list(self.waits))
 
     @contextmanager
     def standing_still(self, pool: WorkerPool, what: str) -> Iterator[None]:

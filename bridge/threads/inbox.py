@@ -48,16 +48,22 @@ class Inbox:
     """A coalescing, order-keeping, lock-free door into any loop that has one thread-safe call of its own.
 
     `wake(drain)` must schedule `drain` on the loop from any thread and raise if the loop is gone; `again(drain)` does the
-    same but is only called on the loop's thread.
+    same but is only called on the loop's thread. `gone` says whether the loop has ended, where that can be asked.
     """
 
-    def __init__(self, wake: Callable[[Callable[[], None]], object], again: Callable[[Callable[[], None]], object]):
+    def __init__(
+        self,
+        wake: Callable[[Callable[[], None]], object],
+        again: Callable[[Callable[[], None]], object],
+        gone: Callable[[], bool] = lambda: False,
+    ):
         self._items: deque[Item] = deque()
         self._round = 0
         self._called_in = -1
         self._closed: str | None = None
         self._wake = wake
         self._again = again
+        self._gone = gone
 
     def put(self, item: Item) -> None:
         """Accept `item` to be run once, after everything accepted before. Raises LoopClosed."""
@@ -69,6 +75,8 @@ class Inbox:
                 self._called_in = current
             except RuntimeError as error:  # asyncio's "Event loop is closed", trio's RunFinishedError
                 self.close(f"the loop was closed before this call could reach it ({error})")
+        elif self._gone():
+            self.close("the loop was closed before this call could reach it")
         if self._closed is not None:
             raise LoopClosed(self._closed)
 
@@ -94,6 +102,8 @@ class Inbox:
                     break
                 item._run()
         finally:
-            if items and self._called_in != self._round and self._closed is None:
+            if self._closed is not None:
+                self.close(self._closed)
+            elif items and self._called_in != self._round:
                 self._called_in = self._round
                 self._again(self._drain)

@@ -124,9 +124,6 @@ class Job:
         """Hand the outcome over. Called once, in the worker's thread, after `run`. Must not raise."""
         raise NotImplementedError
 
-    def leave_behind(self, reason: str) -> None:
-        """In a forked child: answer those who wait for a job that only the parent can finish."""
-
     def request_cancel(self, raise_cancelled: Callable[[], NoReturn]) -> None:
         """Tell a running function that nobody wants its result any more. On the origin loop's thread.
 

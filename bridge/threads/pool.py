@@ -143,7 +143,9 @@ class WorkerPool:
                 return
             self.waking = True
             open_gate(worker)
-        except (KeyboardInterrupt, SystemExit):
+        except RuntimeError:
+            raise
+        except BaseException:  # Ctrl-C, or what another signal handler raised
             self._alarm()
             raise
 
@@ -170,8 +172,9 @@ class WorkerPool:
             with self._lock:
                 self.waking = False
                 self.workers.discard(worker)
-                self._slots -= made
-                self._spare += not made
+                if not self._pass_slot_on():
+                    self._slots -= made
+                    self._spare += not made
                 if not self.workers:
                     raise
 
@@ -307,7 +310,7 @@ class WorkerPool:
                     break
             if self.queue and not self.workers:
                 self.wake_one()
-        except (KeyboardInterrupt, SystemExit):
+        except BaseException:
             self._alarm()
             raise
         self._tell_if_empty()
@@ -337,9 +340,6 @@ class WorkerPool:
                 dropped.append(job)
 
     def after_fork_in_child(self) -> None:
-        reason = f"{self.name!r} was left behind by a fork: the thread that would have run this is in the parent process"
-        orphans = list(self.queue) + [worker.job for worker in self.workers if worker.job is not None]
+        """Nothing of what was accepted is this process's to do; new work finds new threads."""
         self.queue.clear()
         self._start_afresh()
-        for job in orphans:
-            job.leave_behind(reason)

@@ -126,5 +126,6 @@ class Worker:
             pool.waking = False
             if self.has_slot:
                 return True
-            pool.take_off_bench(self)  # woken for nothing
+            if not pool.take_off_bench(self) and self.has_slot:
+                return True  # type: ignore[unreachable]  # found a slot in between; should its gate still stand open, that means one look too many
         return False

@@ -121,7 +121,7 @@ def check_portal() -> None:
         assert_type(value, str)
     for item in portal.iterate(anumbers()):
         assert_type(item, int)
-    portal.call(fetch, 5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    portal.call(fetch, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     portal.run_coroutine_threadsafe(fetch)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     portal.enter(area)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
