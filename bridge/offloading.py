@@ -102,6 +102,7 @@ def stream(
     The generator stays in one thread and is at most `in_flight` items ahead of the consumer. Leaving the iteration closes
     it there; to have that happen at once, iterate inside `contextlib.aclosing(...)`.
     """
+    _check_blocking(gen_fn)
     return _in_lane(to, lambda executor: executor.stream(gen_fn, *args, in_flight=in_flight, **kwargs))
 
 
@@ -128,7 +129,7 @@ def _check_policy(to: object, timeout: object, cancel: object) -> None:
         raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
     if timeout is not None and (not isinstance(timeout, (int, float)) or isinstance(timeout, bool)):
         raise TypeError(f"timeout= is in seconds, or None: not {timeout!r}")
-    if isinstance(timeout, (int, float)) and timeout <= 0:
+    if isinstance(timeout, (int, float)) and not timeout > 0:
         raise ValueError(f"timeout= must be positive, in seconds: not {timeout!r}")
     if cancel not in (None, "wait", "abandon", "kill"):
         raise ValueError(f"cancel= is 'wait', 'abandon' or 'kill', not {cancel!r}")

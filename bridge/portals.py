@@ -23,11 +23,11 @@ def portal() -> Portal:
 
     Raises WrongThread in a thread that no loop has sent work to.
     """
+    if loop_runs_here():
+        return Portal(current_host())
     job = current_job()
     if job is not None and job.origin is not None:
         return Portal(job.origin)
-    if loop_runs_here():
-        return Portal(current_host())
     raise WrongThread(
         "bridge.portal() was called in a thread that no loop has sent work to. Send the work with bridge.to_thread(...), "
         "or hand a portal over: portal = bridge.portal() on the loop, then use it in the thread; "
@@ -45,11 +45,11 @@ def syncify(async_fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, T]:
 
     @functools.wraps(async_fn)
     def synchronous(*args: P.args, **kwargs: P.kwargs) -> T:
-        if loop_runs_here() and current_job() is None:
+        if loop_runs_here():
             raise WrongThread(
                 f"{last_name(async_fn)} was made synchronous for threads, and this thread runs a loop: "
                 f"write `await {last_name(async_fn)}.__wrapped__(...)`, or call it in bridge.to_thread(...)."
             )
-        return portal().call(async_fn, *args, **kwargs)  # type: ignore[no-any-return]
+        return portal().call(async_fn, *args, **kwargs)
 
     return synchronous

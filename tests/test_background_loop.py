@@ -21,6 +21,10 @@ class Planned(Exception):
     """Ends a block on purpose."""
 
 
+def give_up() -> None:
+    raise Planned
+
+
 @contextmanager
 def planned() -> Generator[None]:
     """The block ends by a Planned."""
@@ -169,7 +173,7 @@ def test_leaving_by_an_exception_cancels_and_waits_for_the_clean_up(new_gate: ty
         with bridge.background_loop() as portal:
             futures.append(portal.run_coroutine_threadsafe(forever()))
             started.wait()
-            raise Planned
+            give_up()
     assert log == ["cleaned up"]
     assert futures[0].cancelled()
 
@@ -193,7 +197,7 @@ def test_leaving_by_an_exception_answers_the_calls_of_other_threads(new_gate: ty
             thread = threading.Thread(target=call, args=(portal,))
             thread.start()
             started.wait()
-            raise Planned
+            give_up()
     within(thread)
     (error,) = told
     assert isinstance(error, (CancelledError, bridge.LoopClosed))
@@ -213,7 +217,7 @@ def test_leaving_waits_for_functions_in_the_loops_threads(gate: Gate, new_gate: 
             portal.run_coroutine_threadsafe(bridge.to_thread(blocking))
             started.wait()
             portal.call_soon_threadsafe(gate.open)
-            raise Planned
+            give_up()
     assert log == ["function ended"]
 
 
@@ -238,7 +242,7 @@ def test_a_blocked_loop_is_reported_with_its_stack_and_left_behind(
                 portal.call_soon_threadsafe(block_the_loop)
                 blocked.wait()
                 if how == "by an exception":
-                    raise Planned
+                    give_up()
         except Planned:
             pass
         left.open()
@@ -281,7 +285,7 @@ def test_those_who_wait_for_a_loop_that_was_left_behind_are_answered(gate: Gate,
             blocked.wait()
             threads.append(threading.Thread(target=call, args=(portal,)))
             threads[1].start()
-            raise Planned
+            give_up()
     threads[1].join(PATIENCE / 2)
     in_time = not threads[1].is_alive()
     gate.open()
@@ -306,7 +310,7 @@ def test_a_function_that_does_not_end_is_reported_and_left_behind(
                 with bridge.background_loop(shutdown_timeout=0.05) as portal:
                     portal.run_coroutine_threadsafe(bridge.to_thread(endless))
                     started.wait()
-                    raise Planned
+                    give_up()
         messages = [record.getMessage() for record in caplog.records]
     finally:
         gate.open()

@@ -182,8 +182,9 @@ def test_futures_of_an_executor_held_in_the_child_are_answered() -> None:
             ), sep="\\n")
             go_on.set()
     """)
-    assert said[0].startswith("ExecutorClosed: 'left' was left behind by a fork")
-    assert said[1].startswith("ExecutorClosed: 'left' was left behind by a fork")
+    assert said[0].startswith("ExecutorClosed: ")
+    assert "left behind by a fork" in said[0]
+    assert said[1].startswith("ExecutorClosed: ")
     assert said[2] == "returned 2"
 
 
@@ -208,7 +209,8 @@ def test_a_future_whose_lock_another_thread_holds_at_the_fork_is_answered() -> N
             holder.join()
             go_on.set()
     """)
-    assert said[0].startswith("ExecutorClosed: 'left' was left behind by a fork")
+    assert said[0].startswith("ExecutorClosed: ")
+    assert "left behind by a fork" in said[0]
 
 
 def test_a_job_that_a_worker_is_just_beginning_is_answered_in_the_child() -> None:
@@ -232,7 +234,8 @@ def test_a_job_that_a_worker_is_just_beginning_is_answered_in_the_child() -> Non
             begin.set()
             print(future.result())
     """)
-    assert said[0].startswith("ExecutorClosed: 'left' was left behind by a fork")
+    assert said[0].startswith("ExecutorClosed: ")
+    assert "left behind by a fork" in said[0]
     assert said[1] == "3"
 
 

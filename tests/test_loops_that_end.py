@@ -10,6 +10,7 @@ import asyncio
 import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
@@ -70,11 +71,16 @@ def loop_of(factory: Factory) -> Generator[tuple[Any, bridge.Portal]]:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Tasks of a loop that was closed over them are destroyed while pending, and say so: collect them here."""
+    """Tasks of a loop that was closed over them are destroyed while pending, and say so: collect them here.
+
+    Where Python takes no first step at once (3.11), one that was made in the loop's last round has never begun.
+    """
     try:
         yield
     finally:
-        gc.collect()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+            gc.collect()
 
 
 async def never(started: Gate) -> None:
@@ -257,10 +263,11 @@ def test_callers_that_flood_a_loop_while_it_closes_are_all_answered(loop_factory
         await gate.reached()
         return waiting
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        waiting = runner.run(main())
-    for one in waiting:
-        assert one.told() is None
+    with quiet():
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            waiting = runner.run(main())
+        for one in waiting:
+            assert one.told() is None
     assert answers == ["told"] * count
 
 
@@ -275,7 +282,8 @@ def test_a_loop_that_was_stopped_and_never_closed_answers(loop_factory: Factory,
         assert isinstance(error, bridge.LoopClosed)
         assert "it was stopped and never closed" in str(error)
         loop.run_until_complete(asyncio.sleep(0))  # what it had begun is cancelled as soon as it runs again
-        loop.run_until_complete(asyncio.sleep(0))
+        for _ in range(5):  # what it had begun is cancelled as soon as it runs again
+            loop.run_until_complete(asyncio.sleep(0))
         assert not asyncio.all_tasks(loop)
 
 

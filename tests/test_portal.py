@@ -121,7 +121,8 @@ async def test_awaits_an_awaitable_that_is_not_a_coroutine() -> None:
             yield from anyio.sleep(0).__await__()
             return "delayed"
 
-    assert await bridge.to_thread(lambda: bridge.portal().call(Delayed)) == "delayed"
+    answer: object = await bridge.to_thread(lambda: bridge.portal().call(Delayed))
+    assert answer == "delayed"
 
 
 async def test_awaits_the_future_that_a_plain_function_returns(loop_name: str) -> None:
@@ -134,7 +135,8 @@ async def test_awaits_the_future_that_a_plain_function_returns(loop_name: str) -
         loop.call_soon(future.set_result, "set later")
         return future
 
-    assert await bridge.to_thread(lambda: bridge.portal().call(soon)) == "set later"
+    answer: object = await bridge.to_thread(lambda: bridge.portal().call(soon))
+    assert answer == "set later"
 
 
 async def test_returns_none_and_exceptions_as_values() -> None:

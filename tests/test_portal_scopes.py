@@ -270,8 +270,11 @@ def test_a_task_that_fails_in_an_entered_task_group_is_raised_on_leaving(backend
         raise ZeroDivisionError("in a task of the group")
 
     def in_thread(portal: bridge.Portal) -> None:
+        async def start() -> None:
+            tasks.start_soon(fail)
+
         with portal.enter(task_group()) as tasks:
-            portal.call_soon_threadsafe(tasks.start_soon, fail)
+            portal.call(start)
             failed.wait()
             portal.call(anyio.sleep, 0)  # the group cancels its body, which is this thread's block
 

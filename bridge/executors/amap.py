@@ -58,6 +58,7 @@ class _Window:
         self._in_flight = in_flight
         self._room: Event | None = None
         self._closing = False
+        self._source_error: Exception | None = None
         self.source: Iterator[tuple[Any, ...]] | None = None
         self.pump: _Pump | None = None
 
@@ -91,6 +92,9 @@ class _Window:
                 args = next(self.source)
             except StopIteration:
                 self.source = None
+            except Exception as error:  # raised after the results of what was read before it, as for an async source
+                self.source = None
+                self._source_error = error
             else:
                 self._send(args)
 
@@ -120,6 +124,8 @@ class _Window:
 
     def exhausted(self) -> bool:
         """True if the source has ended; raises what it ended with."""
+        if self._source_error is not None:
+            raise self._source_error
         if self.pump is None:
             return self.source is None
         if not self.pump.answered:

@@ -18,14 +18,15 @@ def lane(to: str | Executor, host: Host) -> Executor:
     """The executor that `to` means on this loop. Raises UnknownLane, TypeError."""
     if isinstance(to, Executor):
         return to
+    if not isinstance(to, str):
+        raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
     executor: Executor | None = host.lanes.get(to)
     if executor is not None:
         return executor
     if to == "thread":
-        executor = host.lanes["thread"] = ThreadExecutor.over(host.pool())
+        executor = ThreadExecutor.over(host.pool())
+        host.open_lane("thread", executor)
         return executor
-    if not isinstance(to, str):
-        raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
     known = ", ".join(sorted({"thread", *host.lanes}))
     raise UnknownLane(
         f"there is no lane {to!r} on this loop; it has: {known}. "
@@ -44,18 +45,18 @@ class lanes(AbstractAsyncContextManager["lanes"]):  # noqa: N801 - reads as a fu
     def __init__(self, **executors: Executor):
         check_lanes(executors)
         self._executors = executors
-        self._hidden: dict[str, Executor | None] = {}
         self._stack: AsyncExitStack | None = None
 
     async def __aenter__(self) -> Self:
         if self._stack is not None:
             raise RuntimeError("these lanes are already open: a block owns its executors, so it cannot be nested")
         host = current_host()
-        self._stack = AsyncExitStack()
-        for executor in self._executors.values():
-            await self._stack.enter_async_context(executor)
-        self._hidden = {name: host.lanes.get(name) for name in self._executors}
-        host.lanes.update(self._executors)
+        async with AsyncExitStack() as stack:
+            for name, executor in self._executors.items():
+                await stack.enter_async_context(executor)
+                host.open_lane(name, executor)
+                stack.callback(host.close_lane, name, executor)  # before the executor is closed
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -63,10 +64,4 @@ class lanes(AbstractAsyncContextManager["lanes"]):  # noqa: N801 - reads as a fu
     ) -> None:
         stack, self._stack = self._stack, None
         assert stack is not None
-        host = current_host()
-        for name, hidden in self._hidden.items():
-            if hidden is None:
-                host.lanes.pop(name, None)
-            else:
-                host.lanes[name] = hidden
         await stack.__aexit__(exc_type, exc, traceback)

@@ -11,7 +11,9 @@ While the worker waits it stands in `host.waits`: a loop that ends answers it, a
 from __future__ import annotations
 
 from _thread import allocate_lock
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import CancelledError as ThreadCancelled
 from typing import Any
 
 from bridge.errors import BridgeError, LoopClosed
@@ -26,10 +28,12 @@ _END = object()
 
 
 class _StreamJob(Job):
-    __slots__ = ("mailbox",)
+    __slots__ = ("ended", "mailbox")
+    ended: bool
     mailbox: Mailbox
 
     def deliver(self) -> None:
+        self.ended = True
         self.mailbox.put(_END)
 
 
@@ -128,15 +132,14 @@ async def stream(
     mailbox = channel.mailbox
     job = _StreamJob(channel.produce, (gen_fn, args, kwargs), {}, host)
     job.mailbox = mailbox
+    job.ended = False
     carrier.submit_job(job)
-    ended = False
     try:
         while True:
             while not mailbox.arrived:
                 await mailbox.wait()
             item = mailbox.arrived.popleft()
             if item is _END:
-                ended = True
                 job.unwrap()
                 if channel.refused is not None:
                     raise channel.refused
@@ -144,14 +147,23 @@ async def stream(
             channel.make_room()
             yield item
     finally:
-        if not ended:
+        if not job.ended:
             channel.close()
             if not carrier.withdraw(job):
                 job.request_cancel(host.raise_cancelled)
-                await _wait_for_end(mailbox)
+                await _wait_for_end(job)
+                _raise_late_error(job)
 
 
-async def _wait_for_end(mailbox: Mailbox) -> None:
-    while _END not in mailbox.arrived and not mailbox.host.leaving:
+async def _wait_for_end(job: _StreamJob) -> None:
+    mailbox = job.mailbox
+    while not job.ended and not mailbox.host.leaving:
         mailbox.arrived.clear()
-        await mailbox.wait_patiently()
+        if not job.ended:  # it may have ended, and its news have been cleared away, in between
+            await mailbox.wait_patiently()
+
+
+def _raise_late_error(job: _StreamJob) -> None:
+    """The generator's own clean-up failed after the consumer had left: that must not go unnoticed."""
+    if job.ended and not isinstance(job.error, (CancelledError, ThreadCancelled)):
+        job.unwrap()

@@ -222,7 +222,7 @@ class EventLoop(StockLoop):
         with move_on_after(timeout) as scope:
             await empty.wait()
         if scope.cancelled_caught and host_of(self).deadline is None:  # else the runner reports it
-            report_stuck(pool, timeout or 0.0)
+            report_stuck(pool)
 
     def close(self) -> None:
         """As in asyncio; whoever still waits for this loop, in whatever thread, is told LoopClosed."""

@@ -48,7 +48,8 @@ class HostedRun:
     async def main(self, async_fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         """What runs on the loop."""
         host = self.host = current_host()
-        host.lanes.update(self._lanes)
+        for name, lane in self._lanes.items():
+            host.open_lane(name, lane)
         return await async_fn(*args)
 
     def main_has_ended(self) -> None:

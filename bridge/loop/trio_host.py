@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import trio
 from outcome import Value
+from sniffio import current_async_library_cvar
 
 from bridge.errors import LoopClosed
 from bridge.threads.calls import Call
@@ -48,6 +49,8 @@ class TrioJob(Job, Item):
 
     def __init__(self, host: TrioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
+        assert self.context is not None
+        self.context.run(current_async_library_cvar.set, None)  # the worker is not trio, and may run a loop of its own
         self.host: TrioHost = host
         self.task: trio.lowlevel.Task | None = None
         self.raise_cancel: Callable[[], NoReturn] | None = None

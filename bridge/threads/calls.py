@@ -236,10 +236,11 @@ class FutureCall(Call):
     future stays cancelled, and the coroutine is told through the loop's door, before or after it started.
     """
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "scope")
 
     def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         super().__init__(host, fn, args, kwargs)
+        self.scope: set[FutureCall] | None = None  # the `with portal` that owns it
         self.future: Future[Any] = PortalFuture(self)
         self.future.add_done_callback(self._future_done)
 
@@ -267,6 +268,9 @@ class FutureCall(Call):
         future = self.future
         del self.future  # the future knows the call; the other way round it would be a cycle
         value, error = self._take_outcome()
+        if self.scope is not None:
+            self.scope.discard(self)
+        self.gate.release()
         if isinstance(error, CancelledError):
             future.cancel()
         if not future.set_running_or_notify_cancel():
@@ -275,6 +279,12 @@ class FutureCall(Call):
             future.set_result(value)
         else:
             future.set_exception(error)
+
+    def cancel_future(self) -> None:
+        """Cancel through the future, unless it has been answered."""
+        future = getattr(self, "future", None)
+        if future is not None:
+            future.cancel()
 
     def leave_behind(self, reason: str) -> None:
         future = getattr(self, "future", None)

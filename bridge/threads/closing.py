@@ -53,7 +53,7 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
     return True
 
 
-def report_stuck(pool: WorkerPool, waited: float) -> None:
+def report_stuck(pool: WorkerPool) -> None:
     """Log, with the stack of each, the functions that a pool gives up waiting for."""
     pool.given_up = True
     frames = sys._current_frames()
@@ -66,7 +66,7 @@ def report_stuck(pool: WorkerPool, waited: float) -> None:
             "BRG404 %s has not ended %.1f s after %r was told to close; its thread %r is left behind.\n"
             "Let it end by itself: give the blocking call a timeout, or call bridge.check_cancelled() in its loop.\n%s",
             name_of(job.fn),
-            waited,
+            monotonic() - pool.closed_at,
             pool.name,
             worker.thread.name,
             stack,
@@ -77,7 +77,7 @@ def close_and_wait(pool: WorkerPool, timeout: float) -> None:
     """Close, wait for at most `timeout` seconds, report what is stuck."""
     pool.close()
     if not join(pool, timeout):
-        report_stuck(pool, timeout)
+        report_stuck(pool)
 
 
 def _at_exit() -> None:
@@ -88,7 +88,7 @@ def _at_exit() -> None:
     for pool in open_pools:
         left = max(0.0, deadline - monotonic())
         if not join(pool, left):
-            report_stuck(pool, SHUTDOWN_TIMEOUT)
+            report_stuck(pool)
 
 
 atexit.register(_at_exit)

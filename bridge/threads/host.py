@@ -60,8 +60,9 @@ class Host(ABC):
     def __init__(self) -> None:
         #: Who waits for this loop, and in which worker (None: a thread that is not one).
         self.waits: dict[Waiting, Worker | None] = {}
-        #: Executors by name, for `to=`.
+        #: Executors by name, for `to=`: the one opened last of each name.
         self.lanes: dict[str, Any] = {}
+        self._opened: dict[str, list[Any]] = {}
         #: When the program, having begun to end, stops waiting for functions (`time.monotonic`); None before.
         self.deadline: float | None = None
         self._when_idle: Callable[[], object] | None = None
@@ -188,6 +189,20 @@ class Host(ABC):
         self.leaving = True
         for give_up in list(self.patient):
             give_up()
+
+    def open_lane(self, name: str, executor: Any) -> None:
+        """Give `executor` a name on this loop, hiding one that has it already."""
+        self._opened.setdefault(name, []).append(executor)
+        self.lanes[name] = executor
+
+    def close_lane(self, name: str, executor: Any) -> None:
+        """Take the name away again; whoever had it before has it back."""
+        opened = self._opened[name]
+        opened.remove(executor)
+        if opened:
+            self.lanes[name] = opened[-1]
+        else:
+            del self.lanes[name]
 
     def pool(self) -> WorkerPool:
         """The worker threads that serve this loop where no executor is named; made when first asked for."""

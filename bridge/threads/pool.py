@@ -30,6 +30,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -64,7 +65,7 @@ class WorkerPool:
     def __init__(self, max_workers: int, name: str, idle_timeout: float):
         self.max_workers: int = max_workers
         self.name: str = name
-        self.idle_timeout: float = idle_timeout
+        self.idle_timeout: float = min(idle_timeout, threading.TIMEOUT_MAX)
         self.queue: deque[Job] = deque()
         self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
         self._start_afresh()
@@ -79,6 +80,7 @@ class WorkerPool:
         self.ending: list[threading.Thread] = []  # threads that have left, but may still be seen for a moment
         self.waking: bool = False
         self.closing: bool = False
+        self.closed_at: float = 0.0  # time.monotonic()
         self.alarmed: bool = False
         self.given_up: bool = False  # its stuck threads have been reported and left behind
         self.completed: int = 0  # by workers that have left
@@ -299,6 +301,8 @@ class WorkerPool:
         """Take no more jobs; workers leave when the queue is empty. Does not wait."""
         try:
             with self._lock:
+                if not self.closing:
+                    self.closed_at = monotonic()
                 self.closing = True
                 leaving, self.bench = self.bench, []
             for worker in leaving:

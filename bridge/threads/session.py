@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: What cleans up if the task is cancelled while the thread is away; gets the cancellation error.
-CleanUp = Callable[[BaseException], Awaitable[object]]
+#: What is done if the task is cancelled while the thread is away; gets the cancellation, says if it has dealt with it.
+Interrupted = Callable[[BaseException], Awaitable[bool]]
 
 
 class _Request(Call):
@@ -55,11 +55,11 @@ class _Request(Call):
 class Session:
     """One task on `host`'s loop that serves the thread which made it."""
 
-    def __init__(self, host: Host, clean_up: CleanUp):
+    def __init__(self, host: Host, interrupted: Interrupted):
         self.host: Host = host
         self.current: _Request | None = None
         self.task: Call = Call(host, self._serve, (), {})
-        self._clean_up = clean_up
+        self._interrupted = interrupted
         self._requests: deque[_Request] = deque()
         self._wake: anyio.Event | None = None
         self._over: LoopClosed | None = None
@@ -97,7 +97,12 @@ class Session:
     async def _serve(self) -> None:
         try:
             while True:
-                request = await self._next()
+                try:
+                    request = await self._next()
+                except BaseException as error:
+                    if await self._interrupted(error):
+                        continue
+                    raise
                 if request.fn is None:
                     request.answer(None, None)
                     return
@@ -115,7 +120,6 @@ class Session:
                 del request
         except BaseException as error:
             self._over = LoopClosed(f"the task on {self.host!r} that served this `with` or `for` was ended ({error!r})")
-            await self._clean_up(error)
             raise
         finally:
             self._over = self._over or LoopClosed("this session has ended")
@@ -139,6 +143,13 @@ def _for_a_thread(error: BaseException) -> BaseException:
     return error
 
 
+class _Left:
+    """How an async context was left while the thread was away."""
+
+    def __init__(self, error: BaseException | None):
+        self.error = error
+
+
 class EnteredContext(AbstractContextManager[T], Generic[T]):
     """The synchronous face of an async context manager on another loop."""
 
@@ -148,19 +159,20 @@ class EnteredContext(AbstractContextManager[T], Generic[T]):
         self._host = host
         self._async_cm = async_cm
         self._session: Session | None = None
-        self._entered = False  # on the loop
+        self._entered = False  # on the loop, as is the next
+        self._left: _Left | None = None
 
     def __enter__(self) -> T:
         if self._session is not None:
             raise RuntimeError("this context manager is already entered: call portal.enter(...) again")
         _may_block(self._host, "portal.enter", "async with ...")
-        self._session = Session(self._host, self._abandoned)
+        self._session = Session(self._host, self._interrupted)
         try:
             return self._session.ask(self._aenter)
         except BaseException as error:
             # Ctrl-C or a cancellation may have come when it was too late not to enter.
             with suppress(LoopClosed):
-                self._session.ask(self._abandoned, error, cleanup=True)
+                self._session.ask(self._interrupted, error, cleanup=True)
             self._session.end()
             raise
 
@@ -182,12 +194,31 @@ class EnteredContext(AbstractContextManager[T], Generic[T]):
     async def _aexit(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        if self._left is not None:  # a task group or cancel scope has ended it already
+            if self._left.error is not None:
+                raise self._left.error
+            return None
         self._entered = False
         return await self._async_cm.__aexit__(exc_type, exc, traceback)
 
-    async def _abandoned(self, error: BaseException) -> None:
-        if self._entered:
-            await self._aexit(type(error), error, error.__traceback__)
+    async def _interrupted(self, error: BaseException) -> bool:
+        """The task was cancelled while the thread is in its `with` block: leave the context as `async with` would.
+
+        A task group whose child failed, or a cancelled scope, takes its own cancellation back; what it says instead is
+        kept for the thread. Any other cancellation is the end.
+        """
+        if not self._entered:
+            return False
+        self._entered = False
+        try:
+            dealt_with = bool(await self._async_cm.__aexit__(type(error), error, error.__traceback__))
+            self._left = _Left(None)
+        except BaseException as other:
+            dealt_with = not isinstance(other, anyio.get_cancelled_exc_class())
+            self._left = _Left(other)
+        if not dealt_with:
+            self._left = None
+        return dealt_with
 
 
 def iterate(host: Host, async_iterable: AsyncIterable[T]) -> Iterator[T]:
@@ -196,10 +227,11 @@ def iterate(host: Host, async_iterable: AsyncIterable[T]) -> Iterator[T]:
     iterator = aiter(async_iterable)
     aclose = getattr(iterator, "aclose", _nothing)
 
-    async def abandoned(error: BaseException) -> None:
+    async def interrupted(error: BaseException) -> bool:
         await aclose()
+        return False
 
-    session = Session(host, abandoned)
+    session = Session(host, interrupted)
     try:
         while True:
             try:
