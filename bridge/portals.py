@@ -40,6 +40,8 @@ def syncify(async_fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, T]:
 
     Raises what `portal()` and `Portal.call` raise, and TypeError for a plain function.
     """
+    if inspect.iscoroutine(async_fn):
+        async_fn.close()  # type: ignore[unreachable]
     if not inspect.iscoroutinefunction(async_fn):
         raise TypeError(f"syncify needs an async function, and {name_of(async_fn)} is not one: call it as it is")
 

@@ -23,7 +23,7 @@ import anyio.to_thread
 from bridge.errors import LoopClosed
 from bridge.loop.event_loop import new_event_loop
 from bridge.loop.hosts import current_host
-from bridge.loop.runner import HostedRun, LoopFactory, run_on_asyncio
+from bridge.loop.runner import HostedRun, LoopFactory, check_timeout, run_on_asyncio
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
 
@@ -46,6 +46,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         shutdown_timeout: float = 10.0,
         name: str = "bridge-loop",
     ):
+        check_timeout(shutdown_timeout)
         self._debug = debug
         self._loop_factory = loop_factory
         self._shutdown_timeout = shutdown_timeout
@@ -72,14 +73,15 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         thread, self._thread = self._thread, None
-        assert thread is not None
+        if thread is None:
+            raise RuntimeError("this background_loop is not entered: write `with bridge.background_loop() as portal`")
         host = self._ready.result()
         self._drain = exc is None
         with suppress(LoopClosed):
             host.call_soon(self._let_go, ())
             if self._drain:
                 self._wait_for_answers(thread, host)
-        thread.join(self._shutdown_timeout)
+        thread.join(self._shutdown_timeout + 1.0)  # it waits that long itself, and then says what is stuck
         if thread.is_alive():
             self._report(thread, host)
 
@@ -124,7 +126,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         await self._stop.wait()
         if self._drain:
             idle = anyio.Event()
-            host.when_idle(lambda: host.call_soon(idle.set, ()))
+            host.when_idle(lambda: host.loop.call_soon_threadsafe(idle.set))
             await idle.wait()
 
     def _let_go(self) -> None:
@@ -132,6 +134,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         self._stop.set()
 
     def _report(self, thread: threading.Thread, host: Host) -> None:
+        host.close(f"{host!r} was left behind: something blocks it")
         frame = sys._current_frames().get(thread.ident or 0)
         stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
         logger.error(

@@ -88,6 +88,7 @@ def run_on_asyncio(
     failed = True
     try:
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+            runner.get_loop()  # may fail, and then there should be no coroutine yet
             try:
                 result = runner.run(run.main(async_fn, args))
             finally:
@@ -135,6 +136,7 @@ def run(
     """
     check_runnable(async_fn)
     check_lanes(executors or {})
+    check_timeout(shutdown_timeout)
     if loop_runs_here():
         raise RuntimeError(
             f"bridge.run({last_name(async_fn)}) was called where a loop is running already: "
@@ -146,6 +148,16 @@ def run(
     if backend != "asyncio":
         raise ValueError(f"backend is 'asyncio' or 'trio', not {backend!r}")
     return run_on_asyncio(hosted, async_fn, args, debug, loop_factory)
+
+
+def check_timeout(shutdown_timeout: object) -> None:
+    """Raise TypeError or ValueError for what is no number of seconds."""
+    if not isinstance(shutdown_timeout, (int, float)) or isinstance(shutdown_timeout, bool):
+        raise TypeError(f"shutdown_timeout is in seconds, not {shutdown_timeout!r}: write shutdown_timeout=10.0")
+    if not shutdown_timeout >= 0:
+        raise ValueError(
+            f"shutdown_timeout is in seconds and cannot be {shutdown_timeout!r}: write shutdown_timeout=10.0"
+        )
 
 
 def check_lanes(executors: Mapping[str, Lane]) -> None:

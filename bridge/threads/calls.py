@@ -36,7 +36,20 @@ if TYPE_CHECKING:
 class Call(Item):
     """`fn(*args, **kwargs)` to be run on `host`'s loop, awaited if it gives an awaitable, and answered once."""
 
-    __slots__ = ("_unanswered", "_unclaimed", "args", "context", "error", "fn", "gate", "host", "kwargs", "task", "value")
+    __slots__ = (
+        "_unanswered",
+        "_unclaimed",
+        "args",
+        "context",
+        "error",
+        "fn",
+        "gate",
+        "host",
+        "kwargs",
+        "refused",
+        "task",
+        "value",
+    )
 
     from_a_thread = True
 
@@ -51,6 +64,7 @@ class Call(Item):
         self.error: BaseException | None = None
         self.gate: LockType = allocate_lock()
         self.gate.acquire()
+        self.refused = False
         self._unclaimed = self._unanswered = True
 
     def claim(self) -> bool:
@@ -86,7 +100,7 @@ class Call(Item):
                 return
             host.post(self)
         except BridgeError:
-            if self._withdraw():
+            if self._withdraw() or self.refused:
                 host.forget(self)
                 raise
             # Too late to refuse it: the loop ran it, and ended while we were still on our way.
@@ -101,17 +115,18 @@ class Call(Item):
             del self._unanswered
         except AttributeError:
             return
-        self.host.forget(self)
         self.value = value
         self.error = error
         self._open()
 
     def _open(self) -> None:
+        self.host.forget(self)
         self.gate.release()
 
     def refuse(self, error: BridgeError) -> None:
         """The loop will not answer any more: do it in its stead, and see that it never starts the call."""
         started = not self._withdraw()
+        self.refused = not started
         self.answer(None, error)
         if started and self.host.closed is None:  # the loop merely stands still: should it run again, end what it began
             with suppress(LoopClosed):
@@ -119,6 +134,9 @@ class Call(Item):
 
     def cancel(self) -> None:
         """Withdraw the call if it has not started, otherwise cancel its coroutine. From any thread; does not wait."""
+        if self._withdraw():
+            self.answer(None, CancelledError(f"{name_of(self.fn)} was cancelled before the loop could start it"))
+            return
         try:
             self.host.post(_Cancel(self))
         except LoopClosed as error:
@@ -155,11 +173,7 @@ class _Cancel(Item):
         self.call = call
 
     def _run(self) -> None:
-        call = self.call
-        if call._withdraw():
-            call.answer(None, CancelledError(f"{name_of(call.fn)} was cancelled before the loop could start it"))
-        else:
-            call.stop()
+        self.call.stop()
 
 
 def ask(call: Call, *, cleanup: bool = False) -> Any:
@@ -216,6 +230,8 @@ def _ask_interruptibly(call: Call, cleanup: bool) -> Any:
     try:
         call.send()
         call.gate.acquire()
+    except BridgeError:
+        raise
     except BaseException:  # Ctrl-C, or what another signal handler raised
         if not cleanup:
             call.cancel()
@@ -266,19 +282,19 @@ class FutureCall(Call):
 
     def _open(self) -> None:
         future = self.future
-        del self.future  # the future knows the call; the other way round it would be a cycle
         value, error = self._take_outcome()
         if self.scope is not None:
             self.scope.discard(self)
         self.gate.release()
         if isinstance(error, CancelledError):
             future.cancel()
-        if not future.set_running_or_notify_cancel():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        if future.set_running_or_notify_cancel():
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        del self.future  # the future knows the call; the other way round it would be a cycle
+        self.host.forget(self)  # last: until here a forked child would have to answer it
 
     def cancel_future(self) -> None:
         """Cancel through the future, unless it has been answered."""
@@ -287,10 +303,13 @@ class FutureCall(Call):
             future.cancel()
 
     def leave_behind(self, reason: str) -> None:
+        self.claim()
         future = getattr(self, "future", None)
-        if future is not None:
-            future._condition = Condition()  # its lock may be held by a thread that does not exist here
-        super().leave_behind(reason)
+        if future is None:
+            return
+        future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        if not future.done():  # even if its answer was on its way
+            future.set_exception(LoopClosed(reason))
 
 
 class PortalFuture(Future[Any]):

@@ -62,18 +62,20 @@ class FutureJob(Job):
 
     def deliver(self) -> None:
         future = self.future
-        del self.future  # the future knows the job; the other way round it would be a cycle
-        _pending.jobs.pop(self, None)
         value, error = self.take_outcome()
         if error is None:
             future.set_result(value)
         else:
             future.set_exception(error)
+        del self.future  # the future knows the job; the other way round it would be a cycle
+        _pending.jobs.pop(self, None)
 
     def leave_behind(self, reason: str) -> None:
         future = getattr(self, "future", None)
-        if future is not None and not future.done():
-            future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        if future is None:
+            return
+        future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        if not future.done():
             future.set_exception(ExecutorClosed(reason))
 
     def cancel(self) -> None:

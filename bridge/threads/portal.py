@@ -59,7 +59,7 @@ class Portal:
         if loop_runs_here():
             refuse_blocking(host, f"portal.call({name_of(fn)})", f"{'await ' * _is_async(fn)}{last_name(fn)}(...)")
         if not callable(fn):
-            raise _not_a_function(fn)
+            raise _not_a_function("portal.call", fn)
         call = Call(host, fn, args, kwargs)
         return ask(call)
 
@@ -68,6 +68,8 @@ class Portal:
 
         Raises LoopClosed if the loop has ended. An exception in the callback goes to the loop's exception handler.
         """
+        if not callable(callback):
+            raise _not_a_function("portal.call_soon_threadsafe", callback)
         if _is_async(callback):
             raise TypeError(
                 f"{name_of(callback)} is a coroutine function: calling it would run nothing. "
@@ -170,11 +172,12 @@ def _itself(coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     return coro
 
 
-def _not_a_function(fn: object) -> TypeError:
+def _not_a_function(what: str, fn: object) -> TypeError:
     if iscoroutine(fn):
         fn.close()
+        name = fn.__name__
         return TypeError(
-            f"portal.call needs the function, not the coroutine that it made: "
-            f"write portal.call({fn.__name__}, ...) instead of portal.call({fn.__name__}(...))"
+            f"{what} needs a function, not the coroutine that it made: write portal.call({name}, ...) to wait for it, "
+            f"or portal.run_coroutine_threadsafe({name}(...)) not to."
         )
-    return TypeError(f"portal.call needs a function, not {fn!r}")
+    return TypeError(f"{what} needs a function, not {fn!r}")
