@@ -18,7 +18,7 @@ import pytest
 
 import bridge
 from bridge.loop import EventLoop, event_loop
-from bridge.loop.sleeper import UNREAD, EpollSleeper, Sleeper
+from bridge.loop.sleeper import BATCH, UNREAD, EpollSleeper, Sleeper
 from tests.conftest import PATIENCE, Gate, within
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there the loop is a stock one")
@@ -120,31 +120,17 @@ def test_callbacks_of_each_thread_run_once_and_in_order(loop: EventLoop) -> None
         assert [number for thread, number in ran if thread == n] == list(range(500))
 
 
-def test_a_burst_wakes_a_sleeping_loop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_burst_wakes_a_sleeping_loop_once_for_each_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = bridge.new_event_loop()
     wakes = Wakes(loop, monkeypatch)
-    gate, done = Gate(), Gate()
-    ran: list[int] = []
-
-    def send() -> None:
-        gate.wait()
-        switch = sys.getswitchinterval()
-        sys.setswitchinterval(100)  # the burst is not interrupted by the loop
-        try:
-            for number in range(100):
-                loop.call_soon_threadsafe(ran.append, number)
-        finally:
-            sys.setswitchinterval(switch)
-        loop.call_soon_threadsafe(done.open)
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    loop.call_soon(gate.open)
-    until(loop, done.is_open)
-    within(thread)
-    assert ran == list(range(100))
-    # One byte for the burst; one more for `done`, and a few should the loop have been awake for other reasons.
-    assert wakes.count <= 5
+    for nap in (1, 2, 3):
+        loop._nap = nap  # as the sleeper does before it polls
+        for _ in range(100):
+            loop.call_soon_threadsafe(int)
+        assert wakes.count == nap
+    loop._nap = 0
+    loop.call_soon(loop.stop)
+    loop.run_forever()
     loop.close()
 
 
@@ -209,6 +195,20 @@ def test_io_goes_on_while_threads_flood_the_door(loop_factory: Callable[[], Any]
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(main())
+
+
+def test_one_round_takes_a_bounded_batch_of_what_has_arrived() -> None:
+    loop = bridge.new_event_loop()
+    ran: list[int] = []
+    for number in range(BATCH + 10):
+        loop.call_soon_threadsafe(ran.append, number)
+    loop.call_soon(loop.stop)
+    loop.run_forever()  # one round
+    assert ran == list(range(BATCH))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert ran == list(range(BATCH + 10))
+    loop.close()
 
 
 def test_a_signal_handler_may_use_the_door(loop: EventLoop) -> None:

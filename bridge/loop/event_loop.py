@@ -1,17 +1,18 @@
 """bridge's own event loop: asyncio's, with a door that many threads can use at once without waking it once for each.
 
-    call_soon_threadsafe / post: _ready.append ── loop asleep, and nobody has woken it yet? ──> one byte to the self-pipe
-    sleeper.select: note that we sleep -> look at _ready again -> poll -> awake
+    call_soon_threadsafe / post: _arrivals.append ── asleep, and nobody has woken it yet? ──> one byte to the self-pipe
+    sleeper.select: note that we sleep -> look at _arrivals -> poll -> awake -> a batch of _arrivals into _ready
 
-Owners: `_ready` is a deque that every thread appends to. `_nap` numbers the present sleep and is 0 while awake; only the
+Owners: `_arrivals` is a deque that every thread appends to and only the loop takes from, a bounded batch after each poll,
+so that no flood from threads keeps it from its own I/O. `_nap` numbers the present sleep and is 0 while awake; only the
 loop's thread writes it. `_woken` is the nap that somebody has ended. A waker appends, then reads `_nap`; the loop
-writes `_nap`, then looks at `_ready`: one sees the other. A waker delayed between its byte and its note writes the number
-of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a signal
-handler that has interrupted it.
+writes `_nap`, then looks at `_arrivals`: one sees the other. A waker delayed between its byte and its note writes the
+number of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a
+signal handler that has interrupted it.
 
-Closing: `close` sets `_shut`, then puts a new deque in the place of `_ready`. A waker takes hold of the deque, then looks
-at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut` set
-after its append can tell: what is still in there will never run, and what is not has run.
+Closing: `close` sets `_shut`, then puts a new deque in the place of `_arrivals`. A waker takes hold of the deque, then
+looks at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut`
+set after its append can tell: what is still in there will never run, and what is not has run, or been refused.
 
 This needs four private details of asyncio's selector loops (`_ready`, `_selector`, `_write_to_self`, `_ssock`). Where one
 is missing (Windows' proactor, a Python to come) the loop stays a stock one, which is slower and otherwise the same.
@@ -78,8 +79,8 @@ def _details_are_known(loop: Any) -> bool:
     )
 
 
-def _is_in(ready: deque[Any], item: object) -> bool:
-    return any(left is item for left in list(ready))
+def _is_in(arrivals: deque[Any], item: object) -> bool:
+    return any(left is item for left in list(arrivals))
 
 
 class EventLoop(StockLoop):
@@ -104,6 +105,7 @@ class EventLoop(StockLoop):
     _bridge_door: Callable[[Item], None] | None
 
     def __init__(self, *args: Any):
+        self._arrivals: deque[Any] = deque()
         self._nap = 0
         self._woken = -1
         self._shut = False
@@ -118,34 +120,34 @@ class EventLoop(StockLoop):
     # -- the door ------------------------------------------------------------------------------------------------------
 
     def _post(self, item: Item) -> None:
-        ready = self._ready
+        arrivals = self._arrivals
         if self._shut:
             raise LoopClosed(self._closed_message())
-        ready.append(item)
+        arrivals.append(item)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and _is_in(arrivals, item):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
-        ready = self._ready
+        arrivals = self._arrivals
         if self._bridge_door is None or self._debug or self._shut:
             if self._shut:
                 raise LoopClosed(self._closed_message())
             handle: asyncio.Handle = super().call_soon_threadsafe(callback, *args, context=context)
             return handle
         handle = _LeanHandle(callback, args, self, context)
-        ready.append(handle)
+        arrivals.append(handle)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(ready, handle):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and _is_in(arrivals, handle):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
         return handle
 
@@ -230,9 +232,8 @@ class EventLoop(StockLoop):
             super().close()
             return
         self._shut = True
-        left: deque[Any] = deque()
-        if self._bridge_door is not None:
-            left, self._ready = self._ready, left
+        arrived, self._arrivals = self._arrivals, deque()
+        left = [*self._ready, *list(arrived)] if self._bridge_door is not None else []
         super().close()
         host = self.__dict__.get("_bridge_host")
         if host is not None:
@@ -240,7 +241,7 @@ class EventLoop(StockLoop):
             pool = host.pool_if_any()
             if pool is not None:
                 pool.close()  # its threads end what they do, and leave
-        for item in list(left):
+        for item in left:
             if isinstance(item, Item):
                 item.refuse(LoopClosed(self._closed_message()))
 

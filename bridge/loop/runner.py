@@ -88,10 +88,13 @@ def run_on_asyncio(
     failed = True
     try:
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
-            runner.get_loop()  # may fail, and then there should be no coroutine yet
+            runner.get_loop()  # which may fail, and then there should be no coroutine yet
+            main = run.main(async_fn, args)
             try:
-                result = runner.run(run.main(async_fn, args))
+                result = runner.run(main)
             finally:
+                if inspect.getcoroutinestate(main) == inspect.CORO_CREATED:
+                    main.close()
                 run.main_has_ended()
         failed = False
         return result

@@ -177,7 +177,8 @@ def _not_a_function(what: str, fn: object) -> TypeError:
         fn.close()
         name = fn.__name__
         return TypeError(
-            f"{what} needs a function, not the coroutine that it made: write portal.call({name}, ...) to wait for it, "
-            f"or portal.run_coroutine_threadsafe({name}(...)) not to."
+            f"{what} needs the function, not the coroutine that it made: "
+            f"write portal.call({name}, ...) instead of {what}({name}(...)), "
+            f"or portal.run_coroutine_threadsafe({name}(...)) if you do not want to wait."
         )
     return TypeError(f"{what} needs a function, not {fn!r}")
