@@ -18,7 +18,8 @@ import pytest
 
 import bridge
 from bridge.loop import EventLoop, event_loop
-from bridge.loop.sleeper import BATCH, UNREAD, EpollSleeper, Sleeper
+from bridge.loop.event_loop import BATCH
+from bridge.loop.sleeper import UNREAD, EpollSleeper, Sleeper
 from tests.conftest import PATIENCE, Gate, within
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there the loop is a stock one")
@@ -202,10 +203,10 @@ def test_one_round_takes_a_bounded_batch_of_what_has_arrived() -> None:
     ran: list[int] = []
     for number in range(BATCH + 10):
         loop.call_soon_threadsafe(ran.append, number)
-    loop.call_soon(loop.stop)
+    loop.stop()
     loop.run_forever()  # one round
     assert ran == list(range(BATCH))
-    loop.call_soon(loop.stop)
+    loop.stop()
     loop.run_forever()
     assert ran == list(range(BATCH + 10))
     loop.close()

@@ -151,7 +151,7 @@ def test_ctrl_c_before_the_loop_has_started_the_call_withdraws_it() -> None:
             go_on = threading.Event()
 
             def hold():
-                while not asyncio.get_running_loop()._arrivals:  # until the main thread's call has come in
+                while not asyncio.get_running_loop()._ready:  # until the main thread's call has come in
                     time.sleep(0.001)
                 say("blocked")
                 go_on.wait()

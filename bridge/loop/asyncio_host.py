@@ -121,6 +121,7 @@ class AsyncioHost(Host):
     def __init__(self, loop: asyncio.AbstractEventLoop):
         super().__init__()
         self.loop: asyncio.AbstractEventLoop = loop
+        self.ending: bool = False
         self.new_job: Callable[..., AsyncioJob] = partial(AsyncioJob, self)
         self._inbox: Inbox | None = None
         door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
@@ -137,6 +138,9 @@ class AsyncioHost(Host):
     # -- into the loop -------------------------------------------------------------------------------------------------
 
     def start(self, call: Call) -> None:
+        if self.ending:
+            call.decline(LoopClosed(f"{self!r} is about to be closed: its tasks have been cancelled already"))
+            return
         try:
             value = call.context.run(call.fn, *call.args, **call.kwargs)
             if hasattr(type(value), "__await__"):
@@ -160,6 +164,15 @@ class AsyncioHost(Host):
             call.task = task
             task.add_done_callback(lambda task: _answer_from(task, call))
         del task  # an eager step keeps this frame alive in its traceback
+
+    async def end_calls(self) -> None:
+        """On the loop, once its tasks have been cancelled: start no more, and end what was started since."""
+        self.ending = True
+        tasks = [waiting.task for waiting in self.waits if isinstance(waiting, Call) and waiting.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def cancel(self, call: Call) -> None:
         if call.task is not None:

@@ -1,18 +1,20 @@
 """bridge's own event loop: asyncio's, with a door that many threads can use at once without waking it once for each.
 
-    call_soon_threadsafe / post: _arrivals.append ── asleep, and nobody has woken it yet? ──> one byte to the self-pipe
-    sleeper.select: note that we sleep -> look at _arrivals -> poll -> awake -> a batch of _arrivals into _ready
+    call_soon_threadsafe / post: _ready.append ── loop asleep, and nobody has woken it yet? ──> one byte to the self-pipe
+    sleeper.select: note that we sleep -> look at _ready again -> poll -> awake
 
-Owners: `_arrivals` is a deque that every thread appends to and only the loop takes from, a bounded batch after each poll,
-so that no flood from threads keeps it from its own I/O. `_nap` numbers the present sleep and is 0 while awake; only the
+Owners: `_ready` is a deque that every thread appends to. `_nap` numbers the present sleep and is 0 while awake; only the
 loop's thread writes it. `_woken` is the nap that somebody has ended. A waker appends, then reads `_nap`; the loop
-writes `_nap`, then looks at `_arrivals`: one sees the other. A waker delayed between its byte and its note writes the
-number of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a
-signal handler that has interrupted it.
+writes `_nap`, then looks at `_ready`: one sees the other. A waker delayed between its byte and its note writes the number
+of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a signal
+handler that has interrupted it.
 
-Closing: `close` sets `_shut`, then puts a new deque in the place of `_arrivals`. A waker takes hold of the deque, then
-looks at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut`
-set after its append can tell: what is still in there will never run, and what is not has run, or been refused.
+A round of the loop runs as much as `len(_ready)` says at its beginning. `_Ready` says no more than `BATCH`, so that no
+flood from threads keeps the loop from its own I/O and timers; the order of everything stays what it was.
+
+Closing: `close` sets `_shut`, then puts a new deque in the place of `_ready`. A waker takes hold of the deque, then looks
+at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut` set
+after its append can tell: what is still in there will never run, and what is not has run.
 
 This needs four private details of asyncio's selector loops (`_ready`, `_selector`, `_write_to_self`, `_ssock`). Where one
 is missing (Windows' proactor, a Python to come) the loop stays a stock one, which is slower and otherwise the same.
@@ -68,6 +70,20 @@ class _LeanHandle(asyncio.Handle):
         self._source_traceback = None
 
 
+#: Callbacks run before the loop looks at its I/O and timers again.
+BATCH = 256
+
+
+class _Ready(deque[Any]):
+    """The ready queue, of which each round of the loop sees a bounded part."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        length = super().__len__()
+        return min(BATCH, length)
+
+
 def _details_are_known(loop: Any) -> bool:
     """Are the private parts of asyncio that the door is built on there, and of the kind we know?"""
     return (
@@ -79,8 +95,8 @@ def _details_are_known(loop: Any) -> bool:
     )
 
 
-def _is_in(arrivals: deque[Any], item: object) -> bool:
-    return any(left is item for left in list(arrivals))
+def _is_in(ready: deque[Any], item: object) -> bool:
+    return any(left is item for left in list(ready))
 
 
 class EventLoop(StockLoop):
@@ -105,12 +121,12 @@ class EventLoop(StockLoop):
     _bridge_door: Callable[[Item], None] | None
 
     def __init__(self, *args: Any):
-        self._arrivals: deque[Any] = deque()
         self._nap = 0
         self._woken = -1
         self._shut = False
         super().__init__(*args)
         if _details_are_known(self):
+            self._ready = _Ready(self._ready)
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper
             self._selector = sleeper(self, self._selector)
             self._bridge_door = self._post
@@ -120,34 +136,34 @@ class EventLoop(StockLoop):
     # -- the door ------------------------------------------------------------------------------------------------------
 
     def _post(self, item: Item) -> None:
-        arrivals = self._arrivals
+        ready = self._ready
         if self._shut:
             raise LoopClosed(self._closed_message())
-        arrivals.append(item)
+        ready.append(item)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(arrivals, item):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and _is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
-        arrivals = self._arrivals
+        ready = self._ready
         if self._bridge_door is None or self._debug or self._shut:
             if self._shut:
                 raise LoopClosed(self._closed_message())
             handle: asyncio.Handle = super().call_soon_threadsafe(callback, *args, context=context)
             return handle
         handle = _LeanHandle(callback, args, self, context)
-        arrivals.append(handle)
+        ready.append(handle)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(arrivals, handle):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and _is_in(ready, handle):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
         return handle
 
@@ -232,8 +248,9 @@ class EventLoop(StockLoop):
             super().close()
             return
         self._shut = True
-        arrived, self._arrivals = self._arrivals, deque()
-        left = [*self._ready, *list(arrived)] if self._bridge_door is not None else []
+        left: deque[Any] = deque()
+        if self._bridge_door is not None:
+            left, self._ready = self._ready, left
         super().close()
         host = self.__dict__.get("_bridge_host")
         if host is not None:
@@ -241,7 +258,7 @@ class EventLoop(StockLoop):
             pool = host.pool_if_any()
             if pool is not None:
                 pool.close()  # its threads end what they do, and leave
-        for item in left:
+        for item in list(left):
             if isinstance(item, Item):
                 item.refuse(LoopClosed(self._closed_message()))
 

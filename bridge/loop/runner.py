@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
+from bridge.loop.asyncio_host import AsyncioHost
 from bridge.loop.event_loop import new_event_loop
 from bridge.loop.hosts import current_host
 from bridge.threads.blocking import loop_runs_here
@@ -44,12 +45,16 @@ class HostedRun:
         self.host: Host | None = None
         self._shutdown_timeout = shutdown_timeout
         self._lanes = dict(lanes or {})
+        self._last_call: AsyncGenerator[None, None] | None = None  # kept, for the loop to close
 
     async def main(self, async_fn: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
         """What runs on the loop."""
         host = self.host = current_host()
         for name, lane in self._lanes.items():
             host.open_lane(name, lane)
+        if isinstance(host, AsyncioHost):
+            self._last_call = _last_call(host)
+            await anext(self._last_call)
         return await async_fn(*args)
 
     def main_has_ended(self) -> None:
@@ -75,6 +80,14 @@ class HostedRun:
                 if failed:
                     lane.cancel_all()
                 each.callback(lambda lane: lane.close_within(max(0.0, deadline - monotonic())), lane)
+
+
+async def _last_call(host: AsyncioHost) -> AsyncGenerator[None, None]:
+    """Every asyncio loop closes its async generators after its tasks and before itself: the moment to end calls."""
+    try:
+        yield
+    finally:
+        await host.end_calls()
 
 
 def run_on_asyncio(

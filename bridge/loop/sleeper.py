@@ -1,6 +1,6 @@
 """The moment in which a loop sleeps: the selector's place in bridge's loop.
 
-    select: number the nap ── look at the arrivals once more ── poll ── awake        waker: append ── napping? ── byte
+    select: number the nap ── look at the ready queue once more ── poll ── awake        waker: append ── napping? ── byte
 
 Why no wake-up is lost: see `event_loop`. Why waking costs no read: the self-pipe is watched edge-triggered where there
 is epoll, so a byte that stays unread rings once and no more. It is read after `UNREAD` wake-ups, well before the pipe is
@@ -16,8 +16,6 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
-#: Arrivals that go into one round of the loop.
-BATCH = 256
 #: Wake-up bytes that may lie in the self-pipe.
 UNREAD = 64
 
@@ -39,22 +37,15 @@ class Sleeper:
         self.close: Callable[[], None] = selector.close
 
     def select(self, timeout: float | None = None) -> Any:
-        loop = self._loop
-        arrivals = loop._arrivals
         if timeout is not None and timeout <= 0:
-            events = self._poll(timeout)
-        else:
-            self._naps = nap = self._naps + 1
-            loop._nap = nap
-            try:
-                events = self._poll(0 if arrivals else timeout)
-            finally:
-                loop._nap = 0
-        if arrivals:
-            ready = self._ready
-            for _ in range(min(len(arrivals), BATCH)):
-                ready.append(arrivals.popleft())
-        return events
+            return self._poll(timeout)
+        loop = self._loop
+        self._naps = nap = self._naps + 1
+        loop._nap = nap
+        try:
+            return self._poll(0 if self._ready else timeout)
+        finally:
+            loop._nap = 0
 
 
 class EpollSleeper(Sleeper):

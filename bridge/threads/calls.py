@@ -142,6 +142,10 @@ class Call(Item):
         except LoopClosed as error:
             self.refuse(error)
 
+    def decline(self, error: BridgeError) -> None:
+        """On the loop: answer a claimed call without starting it."""
+        self.answer(None, error)
+
     def stop(self) -> None:
         """On the loop: cancel what has started."""
         self.host.cancel(self)
@@ -271,10 +275,17 @@ class FutureCall(Call):
     def _withdraw(self) -> bool:
         if not self.claim():
             return False
+        self._close_coroutine()
+        return True
+
+    def decline(self, error: BridgeError) -> None:
+        self._close_coroutine()
+        super().decline(error)
+
+    def _close_coroutine(self) -> None:
         for argument in self.args:
             if iscoroutine(argument):
                 argument.close()  # it will never be awaited, and that is as it should be
-        return True
 
     def _future_done(self, future: Future[Any]) -> None:
         if future.cancelled() and not self.answered:
