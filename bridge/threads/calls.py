@@ -222,9 +222,9 @@ def lent_slot() -> Iterator[None]:
 
 
 def _lend_and_ask(worker: Worker, call: Call) -> None:
-    call.send(worker)
-    worker.pool.lend(worker)
+    worker.pool.lend(worker)  # first, so that what the loop does with the call finds the slot free
     try:
+        call.send(worker)
         call.gate.acquire()
     finally:
         worker.pool.reclaim(worker)
