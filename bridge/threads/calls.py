@@ -64,7 +64,7 @@ class Call(Item):
         self.error: BaseException | None = None
         self.gate: LockType = allocate_lock()
         self.gate.acquire()
-        self.refused = False
+        self.refused: bool = False
         self._unclaimed = self._unanswered = True
 
     def claim(self) -> bool:
