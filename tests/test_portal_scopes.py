@@ -18,6 +18,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 import bridge
+from bridge.threads.calls import Call
 from tests.conftest import PATIENCE, Gate, within
 
 pytestmark = pytest.mark.anyio
@@ -634,3 +635,33 @@ async def test_leaving_a_blocking_scope_on_its_own_loop_is_refused() -> None:
     with pytest.raises(bridge.WouldDeadlock, match="async with portal"):
         portal.__exit__(None, None, None)
     await anyio.to_thread.run_sync(future.exception, PATIENCE)
+
+
+# -- refused while a scope is open -------------------------------------------------------------------------------------
+
+
+def test_a_coroutine_that_was_refused_does_not_keep_its_scope_from_being_left() -> None:
+    with bridge.background_loop() as portal:
+        pass
+    left = threading.Event()
+
+    def leave() -> None:
+        with portal, pytest.raises(bridge.LoopClosed):
+            portal.run_coroutine_threadsafe(anyio.sleep(0))
+        left.set()
+
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    thread.join(PATIENCE / 5)
+    assert left.is_set()
+
+
+def test_a_call_that_was_refused_stays_refused_when_it_is_refused_again() -> None:
+    with bridge.background_loop() as portal:
+        pass
+    call = Call(portal._host, int, (), {})
+    call.refuse(bridge.LoopClosed("once"))
+    call.refuse(bridge.LoopClosed("twice"))
+    assert call.refused
+    with pytest.raises(bridge.LoopClosed, match="once"):
+        call.unwrap()

@@ -126,7 +126,8 @@ class Call(Item):
     def refuse(self, error: BridgeError) -> None:
         """The loop will not answer any more: do it in its stead, and see that it never starts the call."""
         started = not self._withdraw()
-        self.refused = not started
+        if not started:
+            self.refused = True  # and stays so: it may be refused again, by whoever else notices the loop's end
         self.answer(None, error)
         if started and self.host.closed is None:  # the loop merely stands still: should it run again, end what it began
             with suppress(LoopClosed):

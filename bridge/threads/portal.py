@@ -90,10 +90,16 @@ class Portal:
             )
         call = FutureCall(self._host, _itself, (coro,), {})
         future = call.future
-        if self._started is not None:
-            call.scope = self._started
-            self._started.add(call)
-        call.send()
+        scope = self._started
+        if scope is not None:
+            call.scope = scope
+            scope.add(call)
+        try:
+            call.send()
+        except BaseException:
+            if scope is not None:
+                scope.discard(call)  # it never ran: nothing will ever open its gate
+            raise
         return future
 
     def enter(self, async_cm: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
