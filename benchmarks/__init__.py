@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks threads`. See `__main__` for the command, `measure` for how it is measured."""
+"""Benchmarks: `python -m benchmarks threads` or `processes`. See `__main__` for the command, `measure` for the method."""

@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks threads [--quick] [--rounds N] [--only TEXT] [--json FILE]`.
+"""The command: `python -m benchmarks threads|processes [--quick] [--rounds N] [--only TEXT] [--json FILE]`.
 
 Ends with 0 whatever the figures are, and with 1 if a case crashed: figures depend on the machine, crashes do not.
 """
@@ -10,22 +10,22 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import report, threads
+from benchmarks import processes, report, threads
 from benchmarks.measure import Suite, judge, pin_to_one_core, run_section
 from benchmarks.peers import environment, missing
 
-SUITES: dict[str, Callable[..., Suite]] = {"threads": threads.suite}
+SUITES: dict[str, Callable[..., Suite]] = {"processes": processes.suite, "threads": threads.suite}
 ROUNDS, QUICK_ROUNDS = 9, 3
 
 
 def main(arguments: list[str]) -> int:
     """Measure a suite, print it, write it down."""
     options = _parse(arguments)
-    core = pin_to_one_core()
     suite = SUITES[options.suite](quick=options.quick)
+    core = pin_to_one_core() if suite.one_core else None
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
-    circumstances = environment(core, rounds)
-    print(report.environment_lines(circumstances, missing()), flush=True)
+    circumstances = environment(core, rounds, suite.optional)
+    print(report.environment_lines(circumstances, missing(suite.optional), suite.one_core), flush=True)
     results = []
     for section in suite.sections:
         if options.only.lower() in section.title.lower():

@@ -76,6 +76,10 @@ class Suite:
     sections: list[Section]
     targets: list[Target]
     notes: list[str] = field(default_factory=list)
+    #: The optional packages that it makes use of, by their names in `peers.OPTIONAL`.
+    optional: tuple[str, ...] = ()
+    #: Whether everything is kept on one core, see `pin_to_one_core`.
+    one_core: bool = True
 
 
 @dataclass

@@ -7,6 +7,7 @@ backends look twice before it knows which loop runs; the asyncio figures should 
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,17 +20,25 @@ import bridge
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 #: Optional peers, and how to get them.
-OPTIONAL = {"uvloop": "pip install uvloop", "asgiref": "pip install asgiref", "trio": "pip install trio"}
+OPTIONAL = {
+    "uvloop": "pip install uvloop",
+    "asgiref": "pip install asgiref",
+    "trio": "pip install trio",
+    "numpy": "pip install numpy",
+    "pebble": "pip install pebble",
+    "trio-parallel": "pip install trio-parallel",
+    "aiomultiprocess": "pip install aiomultiprocess",
+}
 
 
 def is_there(name: str) -> bool:
     """Can this peer be imported?"""
-    return find_spec(name) is not None
+    return find_spec(name.replace("-", "_")) is not None
 
 
-def missing() -> dict[str, str]:
-    """The peers that are not installed, each with the command that installs it."""
-    return {name: command for name, command in OPTIONAL.items() if not is_there(name)}
+def missing(names: tuple[str, ...]) -> dict[str, str]:
+    """Those of the optional peers `names` that are not installed, each with the command that installs it."""
+    return {name: OPTIONAL[name] for name in names if not is_there(name)}
 
 
 def loop_factories() -> dict[str, LoopFactory]:
@@ -65,16 +74,17 @@ def run_on_trio(workload: Callable[[], Awaitable[float]]) -> float:
     return trio.run(workload)
 
 
-def environment(core: int | None, rounds: int) -> dict[str, Any]:
-    """What the figures depend on."""
+def environment(core: int | None, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
+    """What the figures depend on, the versions of the optional peers `names` among it."""
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "system": f"{platform.system()} {platform.machine()}",
         "core": core,
+        "cores": os.cpu_count(),
         "rounds": rounds,
         "switch_interval": sys.getswitchinterval(),
-        "versions": {name: found for name in ("anyio", *OPTIONAL) if (found := _version(name)) is not None},
+        "versions": {name: found for name in ("anyio", "loky", *names) if (found := _version(name)) is not None},
     }
 
 

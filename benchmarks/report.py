@@ -25,19 +25,22 @@ def table(header: Row, rows: list[Row], left: int) -> str:
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-def environment_lines(environment: dict[str, Any], missing: dict[str, str]) -> str:
-    """On what, with what, without what."""
+def environment_lines(environment: dict[str, Any], missing: dict[str, str], one_core: bool) -> str:
+    """On what, with what, without what. `one_core`: whether everything was to be kept on one."""
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     core = environment["core"]
-    pinned = (
-        "not pinned: this system cannot keep a process on one core, so expect more noise"
-        if core is None
-        else f"pinned to core {core}, everything, the sleeping workers too: the GIL lets one thread run at a time anyway"
-    )
+    if not one_core:
+        pinned = f"not pinned: {environment['cores']} cores, because processes run side by side"
+    elif core is None:
+        pinned = "not pinned: this system cannot keep a process on one core, so expect more noise"
+    else:
+        pinned = (
+            f"pinned to core {core}, everything, the sleeping workers too: the GIL lets one thread run at a time anyway"
+        )
     lines = [
         f"{environment['implementation']} {environment['python']}, {environment['system']}; {versions}",
         f"{pinned}.",
-        f"Medians of {environment['rounds']} rounds; in each round all cases of a section take their turn.",
+        f"Medians of at most {environment['rounds']} rounds; in each round all cases of a section take their turn.",
     ]
     lines += [f"{name} is not installed and left out: {command}" for name, command in missing.items()]
     return "\n".join(lines)

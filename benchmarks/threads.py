@@ -75,7 +75,7 @@ def suite(*, quick: bool) -> Suite:
     ]
     if is_there("trio"):  # last, see `peers`
         sections += [trio_sequential(calls(1600)), trio_in_flight(calls(3200)), trio_call(calls(1600))]
-    return Suite("threads", sections, TARGETS, NOTES)
+    return Suite("threads", sections, TARGETS, NOTES, PEERS)
 
 
 # -- making cases ------------------------------------------------------------------------------------------------------
@@ -374,6 +374,8 @@ def trio_call(calls: int) -> Section:
 
 
 # -- what the figures have to be ---------------------------------------------------------------------------------------
+
+PEERS = ("uvloop", "asgiref", "trio")
 
 _OFFLOAD = "bridge.to_thread on bridge"
 _CALL = "portal.call on bridge"

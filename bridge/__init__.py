@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from bridge.errors import LoopClosed as LoopClosed
     from bridge.errors import OffloadTimeout as OffloadTimeout
     from bridge.errors import UnknownLane as UnknownLane
+    from bridge.errors import WorkerDied as WorkerDied
+    from bridge.errors import WorkerMemoryExceeded as WorkerMemoryExceeded
     from bridge.errors import WouldDeadlock as WouldDeadlock
     from bridge.errors import WrongThread as WrongThread
     from bridge.executors.base import Executor as Executor
+    from bridge.executors.foreign import ForeignExecutor as ForeignExecutor
     from bridge.executors.lanes import lanes as lanes
+    from bridge.executors.process.executor import ProcessExecutor as ProcessExecutor
     from bridge.executors.statistics import ExecutorStatistics as ExecutorStatistics
     from bridge.executors.statistics import Quantiles as Quantiles
+    from bridge.executors.statistics import WorkerStatistics as WorkerStatistics
     from bridge.executors.thread import ThreadExecutor as ThreadExecutor
     from bridge.loop.background import background_loop as background_loop
     from bridge.loop.event_loop import new_event_loop as new_event_loop
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from bridge.offloading import map as map  # noqa: A004
     from bridge.offloading import offload as offload
     from bridge.offloading import stream as stream
+    from bridge.offloading import to_process as to_process
     from bridge.offloading import to_thread as to_thread
     from bridge.portals import portal as portal
     from bridge.portals import syncify as syncify
@@ -40,12 +46,17 @@ _HOME = {
     "Executor": "bridge.executors.base",
     "ExecutorClosed": "bridge.errors",
     "ExecutorStatistics": "bridge.executors.statistics",
+    "ForeignExecutor": "bridge.executors.foreign",
     "LoopClosed": "bridge.errors",
     "OffloadTimeout": "bridge.errors",
     "Portal": "bridge.threads.portal",
+    "ProcessExecutor": "bridge.executors.process.executor",
     "Quantiles": "bridge.executors.statistics",
     "ThreadExecutor": "bridge.executors.thread",
     "UnknownLane": "bridge.errors",
+    "WorkerDied": "bridge.errors",
+    "WorkerMemoryExceeded": "bridge.errors",
+    "WorkerStatistics": "bridge.executors.statistics",
     "WouldDeadlock": "bridge.errors",
     "WrongThread": "bridge.errors",
     "background_loop": "bridge.loop.background",
@@ -58,6 +69,7 @@ _HOME = {
     "run": "bridge.loop.runner",
     "stream": "bridge.offloading",
     "syncify": "bridge.portals",
+    "to_process": "bridge.offloading",
     "to_thread": "bridge.offloading",
 }
 

@@ -1,4 +1,4 @@
-"""The names that turn a blocking function into something to await: `to_thread`, `offload`, `map`, `stream`."""
+"""The names that turn a blocking function into something to await: `to_thread`, `to_process`, `offload`, `map`, `stream`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,26 @@ async def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) ->
     return result
 
 
+@overload
+async def to_process(fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+@overload
+async def to_process(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+async def to_process(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Run `fn(*args, **kwargs)` in a worker process and await its outcome, on any event loop.
+
+    Runs in the lane "process": one process for each core, for this loop, or the executor of that name given to
+    `bridge.run`. If the await is cancelled, a queued call is withdrawn and a running one ended, its process if need be.
+    A coroutine function runs there on a loop of its own. Raises what `fn` raises, and WorkerDied.
+    """
+    host = current_host()
+    executor = host.lanes.get("process") or lane("process", host)
+    return await host.perform(executor, host.new_job(fn, args, kwargs), executor.cancel_modes[0])
+
+
 class _Offload(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
     def __call__(self, fn: Callable[P, T], /) -> Callable[P, Coroutine[Any, Any, T]]: ...
 
 
@@ -53,16 +72,22 @@ def offload(
     `to` is where: the name of a lane, looked up on the loop at each call, or an Executor. `timeout`, in seconds from the
     call, queueing included, raises OffloadTimeout. `cancel` says what happens to a running call when it is cancelled or
     timed out: "wait" (default for threads) ends the await when the function ends, "abandon" ends it now and leaves the
-    function to itself. Raises TypeError for a coroutine function, ValueError for a policy that the executor cannot keep.
+    function to itself, "kill" (default for processes, impossible for threads) ends the function. A coroutine function
+    can be sent to processes, where it runs on a loop of its own.
+
+    Raises TypeError for a coroutine function that would go to a thread, ValueError for a policy that the executor cannot
+    keep.
     """
     _check_policy(to, timeout, cancel)
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
-        _check_blocking(fn)
+        _check_blocking(fn, to)
 
         @functools.wraps(fn)
         async def offloaded(*args: Any, **kwargs: Any) -> Any:
             executor = lane(to, current_host())
+            if not executor.runs_coroutines:
+                _check_blocking(fn, executor)
             return await executor.run_job(fn, args, kwargs, _mode(executor, cancel), timeout)
 
         return offloaded
@@ -85,7 +110,7 @@ def map(  # noqa: A001 - the async counterpart of the builtin, always written br
     the iteration. Leaving early withdraws what has not begun and waits for what runs; to have that happen at once and
     not when the generator is collected, iterate inside `contextlib.aclosing(...)`.
     """
-    _check_blocking(fn)
+    _check_blocking(fn, to)
     return _in_lane(to, lambda executor: executor.amap(fn, *iterables, ordered=ordered, in_flight=in_flight))
 
 
@@ -102,7 +127,7 @@ def stream(
     The generator stays in one thread and is at most `in_flight` items ahead of the consumer. Leaving the iteration closes
     it there; to have that happen at once, iterate inside `contextlib.aclosing(...)`.
     """
-    _check_blocking(gen_fn)
+    _check_blocking(gen_fn, "thread")
     return _in_lane(to, lambda executor: executor.stream(gen_fn, *args, in_flight=in_flight, **kwargs))
 
 
@@ -146,9 +171,12 @@ def _cannot(cancel: object, name: str, modes: tuple[str, ...]) -> str:
     )
 
 
-def _check_blocking(fn: object) -> None:
+def _check_blocking(fn: object, to: str | Executor) -> None:
     if not callable(fn):
         raise TypeError(f"a function is needed, not {fn!r}")
+    if to.runs_coroutines if isinstance(to, Executor) else to != "thread":  # another name is looked at when it is known
+        if not inspect.isasyncgenfunction(fn):
+            return
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(
             f"{name_of(fn)} is an async function: it does not block, so there is nothing to offload. "

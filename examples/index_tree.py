@@ -1,12 +1,16 @@
 """Index a tree of Python files into SQLite, without ever blocking the loop: `python examples/index_tree.py [DIR]`.
 
-    find_files (worker) ── stream ──> paths ── map ──> examine (workers) ──> batches ── lane "db" ──> SQLite
-                                                                        '──> progress bar, on the loop
+    find_files (thread) ── stream ──> paths ── map ──> examine (processes) ──> batches ── lane "db" (thread) ──> SQLite
+                                                            │
+                                                            └── bridge.portal() ──> advance, on the loop: progress bar
 
-The three blocking parts (walking, reading and parsing, SQLite) are plain functions that know nothing of the loop. The
-loop stays free meanwhile: a ticker measures by how much it was ever late. Files that cannot be read, decoded or parsed
-are listed with the reason. DIR is the running Python's standard library (without what is installed in its
-site-packages) unless given; `--db PATH` keeps the index.
+The three blocking parts (walking, reading and parsing, SQLite) are plain functions. Python's parser holds the GIL from
+one end of a file to the other: in threads, the loop would be late by the time that the largest file takes, and more
+threads would not parse more. So parsing runs in processes, one for each core. Each of them moves the progress bar, which
+lives on the loop, through the portal. A ticker measures by how much the loop was ever late.
+
+Files that cannot be read, decoded or parsed are listed with the reason. DIR is the running Python's standard library
+(without what is installed in its site-packages) unless given; `--db PATH` keeps the index.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import tempfile
 import tokenize
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -32,14 +37,12 @@ import bridge
 
 try:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as error:
     if error.name != "rich":
         raise
     sys.exit("the progress bar is drawn by rich, which is not installed; run: pip install '.[examples]'")
 
-# Parsing holds the GIL, so more threads than a few would only make the loop wait longer for its turn.
-IN_FLIGHT = 4
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 BATCH = 100  # files per transaction
 TICK = 0.010  # seconds
@@ -100,11 +103,25 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-# -- examining: blocking and heavy, run by bridge.map in threads -------------------------------------------------------
+# -- examining: blocking and heavy, run by bridge.map in processes -----------------------------------------------------
+
+
+def ignore_warnings() -> None:
+    """About other people's files, in every process: "\\d" is worth the one or the other."""
+    for category in (SyntaxWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", category)
 
 
 def examine(path: Path) -> Module | BadFile:
-    """Read and parse one file. Whatever is wrong with the file is a result, not an error."""
+    """Read and parse one file, and move the progress bar."""
+    try:
+        return examined(path)
+    finally:
+        bridge.portal().call_soon_threadsafe(advance)  # from this process onto the loop of its parent
+
+
+def examined(path: Path) -> Module | BadFile:
+    """Whatever is wrong with the file is a result, not an error."""
     name = printable(path)
     try:
         source = read(path)
@@ -283,9 +300,20 @@ class Lateness:
         self.worst = max(self.worst, perf_counter() - self._due)
 
 
+#: The bar that `advance` moves: a call from a worker runs in the context of the task that sent the work.
+current_bar: ContextVar[tuple[Progress, TaskID]] = ContextVar("current_bar")
+
+
+def advance() -> None:
+    """One more file has been examined. Called by the workers, run on the loop."""
+    progress, bar = current_bar.get()
+    progress.advance(bar)
+
+
 async def index(root: Path, db: sqlite3.Connection, progress: Progress) -> None:
-    """Find, examine, store; the bar moves with every file examined."""
+    """Find, examine, store."""
     bar = progress.add_task("finding", total=None)
+    current_bar.set((progress, bar))
     found: list[Path] = []
     batch: list[Module | BadFile] = []
     async with contextlib.aclosing(bridge.stream(find_files, root)) as files:
@@ -293,9 +321,8 @@ async def index(root: Path, db: sqlite3.Connection, progress: Progress) -> None:
             found.append(file) if isinstance(file, Path) else batch.append(file)
             progress.update(bar, completed=len(found))
     progress.update(bar, description="indexing", total=len(found), completed=0)
-    async with contextlib.aclosing(bridge.map(examine, found, ordered=False, in_flight=IN_FLIGHT)) as results:
+    async with contextlib.aclosing(bridge.map(examine, found, to="process", ordered=False)) as results:
         async for result in results:
-            progress.advance(bar)
             batch.append(result)
             if len(batch) >= BATCH:
                 await store(db, batch)
@@ -356,14 +383,15 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    for category in (SyntaxWarning, DeprecationWarning):  # about other people's files: "\d" is the one or the other
-        warnings.simplefilter("ignore", category)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with tempfile.TemporaryDirectory() as folder:
             database = args.db or Path(folder, "index.db")
-            lanes = {"db": bridge.ThreadExecutor(1, name="db")}
+            lanes = {
+                "db": bridge.ThreadExecutor(1, name="db"),
+                "process": bridge.ProcessExecutor(initializer=ignore_warnings),
+            }
             show(*bridge.run(run_index, args.dir, database, executors=lanes))
     except sqlite3.Error as error:
         print(f"{args.db or 'the temporary index'}: {error}", file=sys.stderr)

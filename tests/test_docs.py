@@ -20,6 +20,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
+#: What uses ProcessExecutor.
+PROCESS = re.compile(r"ProcessExecutor|to_process|\"process\"")
+needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExecutor needs POSIX")
 
 
 class Block(NamedTuple):
@@ -58,7 +61,14 @@ def as_pattern(expected: str) -> str:
     return ".*".join(re.escape(part) for part in expected.split("..."))
 
 
-@pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for page in PAGES for block in blocks(page)])
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=block.place, marks=[needs_processes] if PROCESS.search(block.code) else [])
+        for page in PAGES
+        for block in blocks(page)
+    ],
+)
 def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
     output = run_program(block.code, tmp_path)
     assert re.fullmatch(as_pattern(block.output), output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"
@@ -74,14 +84,16 @@ def test_every_python_block_in_the_docs_is_found() -> None:
         assert len(blocks(page)) == page.read_text(encoding="utf-8").count("```python"), page.name
 
 
-def test_the_program_in_the_readme_indexes_a_folder(tmp_path: Path) -> None:
+@needs_processes
+def test_the_program_in_the_readme_indexes_a_folder_in_threads_and_in_processes(tmp_path: Path) -> None:
     (block,) = blocks(ROOT / "README.md")
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "one.py").write_text("def f(): pass\ndef g(): pass\n")
     (tree / "inner" / "two.py").write_text("")
     (tree / "not.txt").write_text("x")
-    assert run_program(block.code, tmp_path, str(tree)) == ""
+    output = run_program(block.code, tmp_path, str(tree))
+    assert re.fullmatch(r"in a thread: 2 files, \d+\.\d s\nin a process: 2 files, \d+\.\d s\n", output)
     db = sqlite3.connect(tmp_path / "index.db")
     try:
         assert db.execute("SELECT name, functions FROM files ORDER BY name").fetchall() == [("one.py", 2), ("two.py", 0)]

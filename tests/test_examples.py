@@ -19,6 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 #: What the short examples print; `...` stands for anything within a line. index_tree has tests of its own below.
 OUTPUT = {
+    "arrays.py": ["64 MB to process ... and back: ... ms", "doubled: True; the array here is as it was: True"],
     "call_back.py": ["till closed with 12", "3 orders"],
     "cancel.py": [
         "the thread has cleaned up",
@@ -26,15 +27,23 @@ OUTPUT = {
         "the thread has cleaned up",
         "cancelled, and nothing runs on",
     ],
+    "kill_runaway.py": [
+        "it works: True",
+        "__main__.is_sentence has run away in process ...",
+        "ended ... s after it was cancelled",
+        "it works: True",
+    ],
     "sync_program.py": ["<start>", "<page 1>", "<page 2>", "<a> <b> <c>"],
     "trio_program.py": ["ONE", "TWO", "THREE", "cancelled: True"],
 }
 LONG = {"index_tree.py"}
+needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExecutor needs POSIX")
 
 
-def run_example(name: str, *args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run_example(name: str, *args: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-X", "utf8", "-W", "error", EXAMPLES / name, *map(str, args)],
+        env=os.environ | env,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -51,7 +60,12 @@ def test_every_example_has_its_test_and_is_short_unless_it_is_the_long_one(name:
     assert name in LONG or (EXAMPLES / name).read_text().count("\n") < 40
 
 
-@pytest.mark.parametrize("name", sorted(OUTPUT))
+USE_PROCESSES = {name for name in OUTPUT if "ProcessExecutor" in (EXAMPLES / name).read_text()}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[needs_processes] if name in USE_PROCESSES else []) for name in sorted(OUTPUT)]
+)
 def test_a_short_example_prints_what_it_should(name: str) -> None:
     done = run_example(name)
     assert done.stderr == ""
@@ -59,6 +73,22 @@ def test_a_short_example_prints_what_it_should(name: str) -> None:
     assert len(lines) == len(OUTPUT[name]), done.stdout
     for line, expected in zip(lines, OUTPUT[name], strict=True):
         assert re.fullmatch(re.escape(expected).replace(r"\.\.\.", ".*"), line), f"expected {expected!r}, got {line!r}"
+
+
+# -- arrays, kill_runaway ----------------------------------------------------------------------------------------------
+
+
+@needs_processes
+def test_arrays_move_in_less_time_than_pickling_through_a_pipe_would_take() -> None:
+    """Loosely: 64 MB each way take a few milliseconds more than doubling them, a pipe several hundred."""
+    (milliseconds,) = re.findall(r"and back: (\d+) ms", run_example("arrays.py").stdout)
+    assert int(milliseconds) < 500
+
+
+@needs_processes
+def test_a_runaway_has_ended_soon_after_it_was_cancelled() -> None:
+    (seconds,) = re.findall(r"ended (\d+\.\d) s after", run_example("kill_runaway.py").stdout)
+    assert float(seconds) < PATIENCE
 
 
 # -- index_tree --------------------------------------------------------------------------------------------------------
@@ -108,6 +138,7 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
+@needs_processes
 def test_index_tree_prints_totals_and_lists_bad_files(tree: Path) -> None:
     done = run_example("index_tree.py", tree)
     assert done.stderr == ""
@@ -129,6 +160,14 @@ def test_index_tree_prints_totals_and_lists_bad_files(tree: Path) -> None:
     assert reasons["not_a_text_coding.py"].startswith("cannot be decoded: ")
 
 
+@needs_processes
+def test_index_tree_has_its_progress_bar_moved_by_the_workers(tree: Path) -> None:
+    files = len([path for path in tree.rglob("*.py") if path.is_file()])
+    done = run_example("index_tree.py", tree, FORCE_COLOR="1", COLUMNS="100")  # rich then takes it for a terminal
+    assert re.search(rf"\D{files}/{files}\D", done.stderr.rpartition("indexing")[2])
+
+
+@needs_processes
 def test_index_tree_ranks_functions_by_their_branches(tree: Path) -> None:
     done = run_example("index_tree.py", tree)
     good = tree / "package" / "good.py"
@@ -139,6 +178,7 @@ def test_index_tree_ranks_functions_by_their_branches(tree: Path) -> None:
     ]
 
 
+@needs_processes
 def test_index_tree_keeps_the_index_and_replaces_an_older_one(tree: Path, tmp_path: Path) -> None:
     path = tmp_path / "index.db"
     for _ in range(2):
@@ -153,6 +193,7 @@ def test_index_tree_keeps_the_index_and_replaces_an_older_one(tree: Path, tmp_pa
         db.close()
 
 
+@needs_processes
 def test_index_tree_leaves_other_databases_alone(tree: Path, tmp_path: Path) -> None:
     path = tmp_path / "precious.db"
     db = sqlite3.connect(path)
@@ -166,6 +207,7 @@ def test_index_tree_leaves_other_databases_alone(tree: Path, tmp_path: Path) -> 
         db.close()
 
 
+@needs_processes
 @pytest.mark.parametrize("place", ["no/such/folder/index.db", "tree/null.py"])
 def test_index_tree_says_why_a_database_cannot_be_opened(tree: Path, tmp_path: Path, place: str) -> None:
     done = run_example("index_tree.py", tree, "--db", tmp_path / place, code=2)
@@ -178,6 +220,7 @@ def test_index_tree_refuses_what_is_not_a_directory(tree: Path) -> None:
     assert "is not a directory" in done.stderr
 
 
+@needs_processes
 def test_index_tree_of_an_empty_directory_finds_nothing(tmp_path: Path) -> None:
     done = run_example("index_tree.py", tmp_path)
     assert re.search(r"^files +0$", done.stdout, re.MULTILINE)
@@ -237,27 +280,31 @@ def has_batches(path: Path) -> bool:
         db.close()
 
 
-HIDE_RICH = """
+# -- what must be installed --------------------------------------------------------------------------------------------
+
+HIDE = """
 import runpy, sys
 
-class NoRich:
+class Hidden:
     def find_spec(self, name, path=None, target=None):
-        if name == "rich":
-            raise ModuleNotFoundError("No module named 'rich'", name="rich")
+        if name == sys.argv[2]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-sys.meta_path.insert(0, NoRich())
+sys.meta_path.insert(0, Hidden())
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-def test_index_tree_without_rich_says_how_to_install_it() -> None:
+@pytest.mark.parametrize(("name", "needs"), [("index_tree.py", "rich"), ("arrays.py", "numpy")])
+def test_an_example_without_what_it_needs_says_how_to_install_it(name: str, needs: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HIDE_RICH, EXAMPLES / "index_tree.py"],
+        [sys.executable, "-c", HIDE, EXAMPLES / name, needs],
         capture_output=True,
         encoding="utf-8",
         timeout=3 * PATIENCE,
         check=False,
     )
     assert done.returncode == 1
+    assert needs in done.stderr
     assert "pip install '.[examples]'" in done.stderr
     assert "Traceback" not in done.stderr

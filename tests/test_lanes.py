@@ -67,7 +67,7 @@ def test_a_lane_of_one_run_is_unknown_to_the_next() -> None:
         return await in_db()
 
     bridge.run(main, executors={"db": bridge.ThreadExecutor(1)})
-    with pytest.raises(bridge.UnknownLane, match=r"no lane 'db'.*it has: thread\."):
+    with pytest.raises(bridge.UnknownLane, match=r"no lane 'db'.*it has: process, thread\."):
         bridge.run(main)
 
 

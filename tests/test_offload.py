@@ -155,7 +155,7 @@ async def test_an_unknown_lane_is_refused_with_those_that_there_are() -> None:
             lambda: anext(bridge.map(int, ["1"], to="dp")),
             lambda: anext(bridge.stream(range, 3, to="dp")),
         ):
-            with pytest.raises(bridge.UnknownLane, match=r"no lane 'dp'.*it has: db, files, thread\.") as caught:
+            with pytest.raises(bridge.UnknownLane, match=r"no lane 'dp'.*it has: db, files, process, thread\.") as caught:
                 await use()
             assert 'executors={"dp": bridge.ThreadExecutor(1)}' in str(caught.value)
             assert isinstance(caught.value, LookupError)

@@ -24,7 +24,9 @@ from bridge.threads.host import Carrier, Host
 from bridge.threads.job import Job
 
 
-class _MapJob(Job):
+class MapJob(Job):
+    """One call, or what a window makes of several."""
+
     __slots__ = ("done", "mailbox")
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], host: Host, mailbox: Mailbox):
@@ -35,6 +37,10 @@ class _MapJob(Job):
     def deliver(self) -> None:
         self.done = True
         self.mailbox.put(self)
+
+    def values(self) -> Iterator[Any]:
+        """What came of it: the value, or the error raised."""
+        yield self.unwrap()
 
 
 class _Pump(Call):
@@ -48,13 +54,17 @@ class _Pump(Call):
         self.mailbox.put(self)
 
 
-class _Window:
-    def __init__(self, carrier: Carrier, fn: Callable[..., Any], in_flight: int):
+class Window:
+    """The calls that are submitted, running, or done and not taken."""
+
+    def __init__(self, carrier: Carrier, fn: Callable[..., Any], in_flight: int, *, kill: bool = False):
+        check_in_flight(in_flight)
         self.host = current_host()
         self.mailbox = Mailbox(self.host)
-        self.jobs: deque[_MapJob] = deque()
+        self.jobs: deque[MapJob] = deque()
         self._carrier = carrier
-        self._fn = fn
+        self._kill = kill
+        self.fn = fn
         self._in_flight = in_flight
         self._room: Event | None = None
         self._closing = False
@@ -82,7 +92,7 @@ class _Window:
                     await self._room.wait()
                 if self._closing:
                     return
-                self._send(args)
+                self.send(args)
                 self.mailbox.wake()
 
     def fill(self) -> None:
@@ -96,14 +106,14 @@ class _Window:
                 self.source = None
                 self._source_error = error
             else:
-                self._send(args)
+                self.send(args)
 
-    def _send(self, args: tuple[Any, ...]) -> None:
-        job = _MapJob(self._fn, args, self.host, self.mailbox)
+    def send(self, args: tuple[Any, ...]) -> None:
+        job = MapJob(self.fn, args, self.host, self.mailbox)
         self._carrier.submit_job(job)
         self.jobs.append(job)
 
-    def take(self, ordered: bool) -> _MapJob | None:
+    def take(self, ordered: bool) -> MapJob | None:
         """The next job that is done, out of the window; None if there is none yet."""
         if ordered:
             self.mailbox.arrived.clear()
@@ -115,7 +125,7 @@ class _Window:
                 if not self.mailbox.arrived:
                     return None
                 job = self.mailbox.arrived.popleft()
-                if isinstance(job, _MapJob):
+                if isinstance(job, MapJob):
                     break
             self.jobs.remove(job)
         if self._room is not None:
@@ -142,7 +152,7 @@ class _Window:
             if not job.done and self._carrier.withdraw(job):
                 job.done = True
             elif not job.done:
-                job.request_cancel(self.host.raise_cancelled)
+                job.request_cancel(self.host.raise_cancelled, kill=self._kill)
         while not self.host.leaving and not self._at_rest():
             self.mailbox.arrived.clear()
             if not self._at_rest():
@@ -153,18 +163,18 @@ class _Window:
 
 
 async def amap(
-    carrier: Carrier, fn: Callable[..., Any], iterables: tuple[Iterable[Any] | Any, ...], ordered: bool, in_flight: int
+    open_window: Callable[[], Window], iterables: tuple[Iterable[Any] | Any, ...], ordered: bool
 ) -> AsyncGenerator[Any, None]:
-    """See `Executor.amap`."""
-    check_in_flight(in_flight)
-    window = _Window(carrier, fn, in_flight)
+    """See `Executor.amap`. The window is opened when the iteration begins, on the loop that iterates."""
+    window = open_window()
     try:
         window.start(iterables)
         while True:
             window.fill()
             job = window.take(ordered)
             if job is not None:
-                yield job.unwrap()
+                for value in job.values():
+                    yield value
             elif not window.jobs and window.exhausted():
                 return
             elif not window.mailbox.arrived:

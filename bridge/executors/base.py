@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -17,7 +18,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from anyio import move_on_after
 
 from bridge.errors import OffloadTimeout
-from bridge.executors.amap import amap
+from bridge.executors.amap import Window, amap
 from bridge.executors.statistics import ExecutorStatistics
 from bridge.executors.stream import stream
 from bridge.loop.hosts import current_host, running_host
@@ -26,6 +27,7 @@ from bridge.threads.future_job import FutureJob
 from bridge.threads.here import current_job
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
+from bridge.threads.site import submit_site
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +42,8 @@ class Executor(StandardExecutor):
 
     #: What `cancel=` may be for this kind of executor; the first is the default.
     cancel_modes: tuple[CancelMode, ...]
+    #: Does a coroutine function run there, on a loop of its own? A thread would only create the coroutine.
+    runs_coroutines: bool = False
     name: str
     max_workers: int
     _entered = False
@@ -117,7 +121,8 @@ class Executor(StandardExecutor):
         or not yet taken (default: twice `max_workers`), so the input may be endless. The first error ends the iteration
         and is raised there; leaving early withdraws the rest and waits for what runs.
         """
-        return amap(self, fn, iterables, ordered, 2 * self.max_workers if in_flight is None else in_flight)
+        limit = 2 * self.max_workers if in_flight is None else in_flight
+        return amap(partial(Window, self, fn, limit), iterables, ordered)
 
     def stream(
         self, gen_fn: Callable[..., Iterable[T]], /, *args: Any, in_flight: int = 16, **kwargs: Any
@@ -134,8 +139,14 @@ class Executor(StandardExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `concurrent.futures.Executor.submit`: schedule `fn(*args, **kwargs)`, return its Future. Any thread."""
         job = FutureJob(fn, args, kwargs, origin_here(), self.withdraw)
+        job.site = submit_site()
         future = job.future
-        self.submit_job(job)
+        try:
+            self.submit_job(job)
+        except RuntimeError:  # refused; anything else (Ctrl-C) comes when it may have been accepted
+            if job.claim():
+                job.cancel()
+            raise
         return future
 
     # -- as a scope ----------------------------------------------------------------------------------------------------

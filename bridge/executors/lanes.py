@@ -27,7 +27,13 @@ def lane(to: str | Executor, host: Host) -> Executor:
         executor = ThreadExecutor.over(host.pool())
         host.open_lane("thread", executor)
         return executor
-    known = ", ".join(sorted({"thread", *host.lanes}))
+    if to == "process":
+        from bridge.executors.process.executor import ProcessExecutor
+
+        executor = ProcessExecutor(name="bridge-process")
+        host.own_lane("process", executor)
+        return executor
+    known = ", ".join(sorted({"thread", "process", *host.lanes}))
     raise UnknownLane(
         f"there is no lane {to!r} on this loop; it has: {known}. "
         f'Open it with bridge.run(main, executors={{"{to}": bridge.ThreadExecutor(1)}}), '

@@ -26,6 +26,21 @@ class Quantiles:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """One worker process."""
+
+    pid: int
+    #: What it runs, as `module.qualname`; None if it is idle.
+    function: str | None
+    #: Seconds since it was started.
+    age: float
+    #: Resident memory, in bytes.
+    rss: int
+    #: Functions that it has ended.
+    completed: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutorStatistics:
     """One look at an executor. Counts of jobs, except where it says seconds."""
 
@@ -37,7 +52,7 @@ class ExecutorStatistics:
     running: int
     #: Running functions whose slot is lent out because they wait for a loop.
     lent: int
-    #: Threads without work.
+    #: Threads, or processes, without work.
     idle: int
     #: Ended with a value, ended with an error, ended before they began.
     completed: int
@@ -47,3 +62,5 @@ class ExecutorStatistics:
     queue_wait: Quantiles
     #: Seconds between beginning and ending.
     run_time: Quantiles
+    #: One for each worker process; threads have none.
+    workers: tuple[WorkerStatistics, ...] = ()

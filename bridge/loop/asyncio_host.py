@@ -198,7 +198,7 @@ class AsyncioHost(Host):
             if cancel == "abandon":
                 job.request_cancel(self.raise_cancelled)
                 raise
-            await self._wait_for_end(job)
+            await self._wait_for_end(job, cancel)
             error = job.error
             if error is None or isinstance(error, (asyncio.CancelledError, ThreadCancelled)):
                 raise cancelled
@@ -206,7 +206,7 @@ class AsyncioHost(Host):
             return job.value
         return job.unwrap()
 
-    async def _wait_for_end(self, job: AsyncioJob) -> None:
+    async def _wait_for_end(self, job: AsyncioJob, cancel: CancelMode) -> None:
         """The task was cancelled and its function runs on: tell the function, and wait until it has ended.
 
         Shielded, or an anyio scope would deliver its cancellation again and again; further `Task.cancel` calls are
@@ -214,7 +214,7 @@ class AsyncioHost(Host):
         """
         if job.arrived:
             return
-        job.request_cancel(self.raise_cancelled)
+        job.request_cancel(self.raise_cancelled, kill=cancel == "kill")
 
         def give_up() -> None:
             job.interrupt(asyncio.CancelledError())

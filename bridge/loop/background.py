@@ -97,7 +97,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     def _end_unused(self, ready: Future[Host]) -> None:
         with suppress(BaseException):
-            ready.result().call_soon(self._let_go, ())
+            self.let_go()
 
     async def __aenter__(self) -> Portal:
         return await anyio.to_thread.run_sync(self.__enter__)
@@ -128,6 +128,11 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             idle = anyio.Event()
             host.when_idle(lambda: host.loop.call_soon_threadsafe(idle.set))
             await idle.wait()
+
+    def let_go(self) -> None:
+        """End the loop, once every call into it is answered. Does not wait; from any thread."""
+        with suppress(LoopClosed):
+            self._ready.result().call_soon(self._let_go, ())
 
     def _let_go(self) -> None:
         assert self._stop is not None

@@ -76,7 +76,8 @@ class HostedRun:
             if pool is not None:
                 close_and_wait(pool, max(0.0, deadline - monotonic()))
         with ExitStack() as each:  # one that fails does not keep the others open
-            for lane in self._lanes.values():
+            owned = host.owned if host is not None else {}
+            for lane in (*self._lanes.values(), *owned.values()):
                 if failed:
                     lane.cancel_all()
                 each.callback(lambda lane: lane.close_within(max(0.0, deadline - monotonic())), lane)

@@ -142,7 +142,7 @@ class TrioHost(Host):
                 job.request_cancel(self.raise_cancelled)
                 return trio.lowlevel.Abort.SUCCEEDED
             job.raise_cancel = raise_cancel
-            job.request_cancel(raise_cancel)
+            job.request_cancel(raise_cancel, kill=cancel == "kill")
             return trio.lowlevel.Abort.FAILED
 
         job.task = trio.lowlevel.current_task()

@@ -17,6 +17,7 @@ from bridge.threads.job import Job, name_of
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
+    from bridge.threads.site import Site
 
 
 class _Pending:
@@ -38,7 +39,11 @@ _pending: _Pending = _Pending()
 class FutureJob(Job):
     """A job with a future; `withdraw_from` is what takes it back from the executor it was sent to."""
 
-    __slots__ = ("__weakref__", "future")
+    __slots__ = ("__weakref__", "future", "site")
+
+    awaited = False
+    #: Where it was submitted, if that is known.
+    site: Site | None
 
     def __init__(
         self,

@@ -38,6 +38,12 @@ class Waiting(Protocol):
     def leave_behind(self, reason: str) -> None: ...
 
 
+class Named(Protocol):
+    """What workers belong to."""
+
+    name: str
+
+
 class Carrier(Protocol):
     """What takes jobs to workers."""
 
@@ -63,10 +69,14 @@ class Host(ABC):
         #: Executors by name, for `to=`: the one opened last of each name.
         self.lanes: dict[str, Any] = {}
         self._opened: dict[str, list[Any]] = {}
+        #: Those of them that were made for this loop and end with it.
+        self.owned: dict[str, Any] = {}
         #: When the program, having begun to end, stops waiting for functions (`time.monotonic`); None before.
         self.deadline: float | None = None
         self._when_idle: Callable[[], object] | None = None
-        self._standing: tuple[WorkerPool, str] | None = None
+        #: Called, in whatever thread, when the loop has ended.
+        self.when_closed: set[Callable[[], object]] = set()
+        self._standing: tuple[Named, str] | None = None
         self.closed: str | None = None
         self.left_behind: bool = False
         #: True once the loop is being shut down and waits for functions no longer; then each of `patient` is called.
@@ -150,7 +160,7 @@ class Host(ABC):
         return any(waiting.from_a_thread for waiting in list(self.waits))
 
     @contextmanager
-    def standing_still(self, pool: WorkerPool, what: str) -> Iterator[None]:
+    def standing_still(self, pool: Named, what: str) -> Iterator[None]:
         """While the loop's own thread is blocked by waiting for `pool`: refuse the pool's workers, who would wait for it.
 
         The mark is set before the waiting ones are looked up, and a worker enters `waits` before it looks at the mark.
@@ -177,6 +187,11 @@ class Host(ABC):
         if self.closed is None:
             self.closed = reason
         self.strand(reason)
+        while self.when_closed:
+            try:
+                self.when_closed.pop()()
+            except KeyError:  # two threads noticed
+                pass
 
     def strand(self, reason: str) -> None:
         """Answer all who wait just now; the loop may run again later, and will not run what was refused."""
@@ -194,6 +209,12 @@ class Host(ABC):
         """Give `executor` a name on this loop, hiding one that has it already."""
         self._opened.setdefault(name, []).append(executor)
         self.lanes[name] = executor
+
+    def own_lane(self, name: str, executor: Any) -> None:
+        """Likewise for an executor that ends with the loop: whoever runs the loop waits for it, else it is only closed."""
+        self.open_lane(name, executor)
+        self.owned[name] = executor
+        self.when_closed.add(lambda: executor.shutdown(wait=False))
 
     def close_lane(self, name: str, executor: Any) -> None:
         """Take the name away again; whoever had it before has it back."""

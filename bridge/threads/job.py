@@ -51,6 +51,7 @@ class Job:
         "kwargs",
         "origin",
         "queued_at",
+        "remote",
         "started_at",
         "told",
         "value",
@@ -64,6 +65,12 @@ class Job:
     cancelling: Callable[[], NoReturn] | None
     #: The portal call in which the function waits for its loop.
     call: Call | None
+    #: Is the outcome for a task on the origin's loop? Otherwise somebody may block a thread for it.
+    awaited: bool = True
+    #: What is special about it between processes.
+    on_the_wire: int = 0
+    #: What has to be told if a job that was given away is cancelled; None for threads, which look at `cancelling`.
+    remote: Any
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], origin: Host | None):
         self.fn = fn
@@ -73,11 +80,16 @@ class Job:
         self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
-        self.cancelling = self.call = None
+        self.cancelling = self.call = self.remote = None
         self.queued_at: float = perf_counter()
         self.started_at: float = 0.0
         self.told: bool = False  # has the function been told about `cancelling` yet?
         self._unclaimed = True
+
+    @property
+    def named(self) -> Any:
+        """The function whose name is told to users."""
+        return self.fn
 
     def claim(self) -> bool:
         """Make the job one's own. True for exactly one caller, ever.
@@ -124,8 +136,8 @@ class Job:
         """Hand the outcome over. Called once, in the worker's thread, after `run`. Must not raise."""
         raise NotImplementedError
 
-    def request_cancel(self, raise_cancelled: Callable[[], NoReturn]) -> None:
-        """Tell a running function that nobody wants its result any more. On the origin loop's thread.
+    def request_cancel(self, raise_cancelled: Callable[[], NoReturn], *, kill: bool = False) -> None:
+        """Tell a running function that nobody wants its result any more; if asked to, end it. On the origin's thread.
 
         The flag is set before the call is looked at, and a worker publishes its call before it looks at the flag
         (`calls.wait`), so a call that is just being made is cancelled by one side or the other.
@@ -134,6 +146,9 @@ class Job:
         call = self.call
         if call is not None and not self.told:
             call.cancel()
+        remote = self.remote
+        if remote is not None:
+            remote.cancel(self, kill)
 
     def take_outcome(self) -> tuple[Any, BaseException | None]:
         """Value and error; the job lets go of both."""

@@ -59,7 +59,7 @@ class Portal:
         if loop_runs_here():
             refuse_blocking(host, f"portal.call({name_of(fn)})", f"{'await ' * _is_async(fn)}{last_name(fn)}(...)")
         if not callable(fn):
-            raise _not_a_function("portal.call", fn)
+            raise not_a_function("portal.call", fn)
         call = Call(host, fn, args, kwargs)
         return ask(call)
 
@@ -69,7 +69,7 @@ class Portal:
         Raises LoopClosed if the loop has ended. An exception in the callback goes to the loop's exception handler.
         """
         if not callable(callback):
-            raise _not_a_function("portal.call_soon_threadsafe", callback)
+            raise not_a_function("portal.call_soon_threadsafe", callback)
         if _is_async(callback):
             raise TypeError(
                 f"{name_of(callback)} is a coroutine function: calling it would run nothing. "
@@ -139,17 +139,8 @@ class Portal:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         started = self._leave(exc)
-        if not started:
-            return
-        try:
-            with anyio.CancelScope(shield=exc is not None):
-                await anyio.to_thread.run_sync(_wait_for_all, started, abandon_on_cancel=True)
-        except BaseException:  # cancelled while leaving: what it waits for is cancelled too, and still waited for
-            for call in started:
-                call.cancel_future()
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(_wait_for_all, started)
-            raise
+        if started:
+            await leave_on_a_loop(started, _wait_for_all, exc)
 
     def _leave(self, exc: BaseException | None) -> list[FutureCall]:
         started = list(self._started or ())
@@ -168,6 +159,21 @@ def _wait_for_all(calls: list[FutureCall]) -> None:
             call.gate.release()
 
 
+async def leave_on_a_loop(
+    started: list[Any], wait_for_all: Callable[[list[Any]], None], exc: BaseException | None
+) -> None:
+    """The end of `async with portal`: wait, without blocking the loop, until all that was started has ended."""
+    try:
+        with anyio.CancelScope(shield=exc is not None):
+            await anyio.to_thread.run_sync(wait_for_all, started, abandon_on_cancel=True)
+    except BaseException:  # cancelled while leaving: what it waits for is cancelled too, and still waited for
+        for call in started:
+            call.cancel_future()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(wait_for_all, started)
+        raise
+
+
 def _is_async(fn: object) -> bool:
     """`inspect.iscoroutinefunction`, in a tenth of its time for plain functions."""
     code = getattr(fn, "__code__", None)
@@ -178,7 +184,8 @@ def _itself(coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     return coro
 
 
-def _not_a_function(what: str, fn: object) -> TypeError:
+def not_a_function(what: str, fn: object) -> TypeError:
+    """The error for something that cannot be called, most often a coroutine in place of its function."""
     if iscoroutine(fn):
         fn.close()
         name = fn.__name__

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -35,7 +36,9 @@ T = TypeVar("T")
 Interrupted = Callable[[BaseException], Awaitable[bool]]
 
 
-class _Request(Call):
+class Request(Call):
+    """Something to be awaited by a session's task."""
+
     __slots__ = ("session",)
 
     fn: Callable[..., Awaitable[Any]] | None  # type: ignore[assignment]  # None: the session is to end
@@ -53,31 +56,33 @@ class _Request(Call):
 
 
 class Session:
-    """One task on `host`'s loop that serves the thread which made it."""
+    """One task on `host`'s loop that serves whoever made it, in `context` or a copy of the maker's. Raises LoopClosed."""
 
-    def __init__(self, host: Host, interrupted: Interrupted):
+    def __init__(self, host: Host, interrupted: Interrupted, context: Context | None = None):
         self.host: Host = host
-        self.current: _Request | None = None
+        self.current: Request | None = None
         self.task: Call = Call(host, self._serve, (), {})
+        if context is not None:
+            self.task.context = context
         self._interrupted = interrupted
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._wake: anyio.Event | None = None
         self._over: LoopClosed | None = None
         self.task.send()
 
     def ask(self, fn: Callable[..., Awaitable[T]], *args: Any, cleanup: bool = False) -> T:
         """In the thread: have `await fn(*args)` done by the session's task; return or raise its outcome."""
-        result: T = ask(_Request(self, fn, args), cleanup=cleanup)
+        result: T = ask(Request(self, fn, args), cleanup=cleanup)
         return result
 
     def end(self, *last: Callable[[], Awaitable[object]]) -> None:
         """Have `last` done, then let the task go. Does not wait."""
         with suppress(LoopClosed):
             for fn in last:
-                _Request(self, fn, ()).send()
-            _Request(self, None, ()).send()
+                Request(self, fn, ()).send()
+            Request(self, None, ()).send()
 
-    def accept(self, request: _Request) -> None:
+    def accept(self, request: Request) -> None:
         """On the loop: take a request from the door."""
         if self._over is not None:
             request.answer(None, self._over)
@@ -86,7 +91,7 @@ class Session:
         if self._wake is not None:
             self._wake.set()
 
-    def stop(self, request: _Request) -> None:
+    def stop(self, request: Request) -> None:
         """On the loop: end what the request is doing, or take it out of the line."""
         if self.current is request:
             self.host.cancel(self.task)
@@ -126,7 +131,7 @@ class Session:
             while self._requests:
                 self._requests.popleft().answer(None, self._over)
 
-    async def _next(self) -> _Request:
+    async def _next(self) -> Request:
         while not self._requests:
             self._wake = anyio.Event()
             await self._wake.wait()
@@ -150,50 +155,24 @@ class _Left:
         self.error = error
 
 
-class EnteredContext(AbstractContextManager[T], Generic[T]):
-    """The synchronous face of an async context manager on another loop."""
+class Scope(Generic[T]):
+    """An async context manager, entered and left by a session's task. All of it runs on the loop."""
 
-    def __init__(self, host: Host, async_cm: AbstractAsyncContextManager[T]):
-        if not hasattr(async_cm, "__aenter__"):
-            raise TypeError(f"portal.enter needs an async context manager, not {async_cm!r}")
-        self._host = host
+    def __init__(self, async_cm: AbstractAsyncContextManager[T]):
         self._async_cm = async_cm
-        self._session: Session | None = None
-        self._entered = False  # on the loop, as is the next
+        self._entered = False
         self._left: _Left | None = None
 
-    def __enter__(self) -> T:
-        if self._session is not None:
-            raise RuntimeError("this context manager is already entered: call portal.enter(...) again")
-        _may_block(self._host, "portal.enter", "async with ...")
-        self._session = Session(self._host, self._interrupted)
-        try:
-            return self._session.ask(self._aenter)
-        except BaseException as error:
-            # Ctrl-C or a cancellation may have come when it was too late not to enter.
-            with suppress(LoopClosed):
-                self._session.ask(self._interrupted, error, cleanup=True)
-            self._session.end()
-            raise
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        session, self._session = self._session, None
-        assert session is not None
-        try:
-            return session.ask(self._aexit, exc_type, exc, traceback, cleanup=True)
-        finally:
-            session.end()
-
-    async def _aenter(self) -> T:
+    async def enter(self) -> T:
+        """Begin the block."""
         value = await self._async_cm.__aenter__()
         self._entered = True
         return value
 
-    async def _aexit(
+    async def leave(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        """End the block, as the interpreter does at the end of `async with`."""
         if self._left is not None:  # a task group or cancel scope has ended it already
             if self._left.error is not None:
                 raise self._left.error
@@ -201,7 +180,13 @@ class EnteredContext(AbstractContextManager[T], Generic[T]):
         self._entered = False
         return await self._async_cm.__aexit__(exc_type, exc, traceback)
 
-    async def _interrupted(self, error: BaseException) -> bool:
+    async def abandon(self, error: BaseException) -> None:
+        """End the block by an error, if it has begun and nobody has ended it."""
+        if self._entered:
+            self._entered = False
+            await self._async_cm.__aexit__(type(error), error, error.__traceback__)
+
+    async def interrupted(self, error: BaseException) -> bool:
         """The task was cancelled while the thread is in its `with` block: leave the context as `async with` would.
 
         A task group whose child failed, or a cancelled scope, takes its own cancellation back; what it says instead is
@@ -219,6 +204,41 @@ class EnteredContext(AbstractContextManager[T], Generic[T]):
         if not dealt_with:
             self._left = None
         return dealt_with
+
+
+class EnteredContext(AbstractContextManager[T], Generic[T]):
+    """The synchronous face of an async context manager on another loop."""
+
+    def __init__(self, host: Host, async_cm: AbstractAsyncContextManager[T]):
+        if not hasattr(async_cm, "__aenter__"):
+            raise TypeError(f"portal.enter needs an async context manager, not {async_cm!r}")
+        self._host = host
+        self._scope = Scope(async_cm)
+        self._session: Session | None = None
+
+    def __enter__(self) -> T:
+        if self._session is not None:
+            raise RuntimeError("this context manager is already entered: call portal.enter(...) again")
+        _may_block(self._host, "portal.enter", "async with ...")
+        self._session = Session(self._host, self._scope.interrupted)
+        try:
+            return self._session.ask(self._scope.enter)
+        except BaseException as error:
+            # Ctrl-C or a cancellation may have come when it was too late not to enter.
+            with suppress(LoopClosed):
+                self._session.ask(self._scope.interrupted, error, cleanup=True)
+            self._session.end()
+            raise
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        session, self._session = self._session, None
+        assert session is not None
+        try:
+            return session.ask(self._scope.leave, exc_type, exc, traceback, cleanup=True)
+        finally:
+            session.end()
 
 
 def iterate(host: Host, async_iterable: AsyncIterable[T]) -> Iterator[T]:

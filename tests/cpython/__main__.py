@@ -12,7 +12,7 @@ import sys
 import unittest
 from types import ModuleType
 
-SUITES = ("event_loop", "executor")
+SUITES = ("event_loop", "executor", "process_pool")
 
 
 def main() -> int:
@@ -46,25 +46,29 @@ def _run(modules: list[ModuleType], options: argparse.Namespace) -> int:
     from test import support
     from test.libregrtest.utils import setup_threading_excepthook, setup_unraisable_hook
 
-    from tests.cpython.tally import Tally, name_of, tests_in
+    from tests.cpython.tally import Tally, name_of, reason_instead, tests_in
 
     support.verbose = 0
     setup_threading_excepthook()
     setup_unraisable_hook()
     suite = unittest.TestSuite()
     left_out: list[str] = []
+    instead: list[str] = []
     for module in modules:
         for test in tests_in(module, options.pattern):
             reason = module.LEFT_OUT.get(name_of(test).partition(".")[2])
-            if reason is None:
-                suite.addTest(test)
-            else:
+            if reason is not None:
                 left_out.append(f"{name_of(test)}: {reason}")
+                continue
+            suite.addTest(test)
+            if (reason := reason_instead(test)) is not None:
+                instead.append(f"{name_of(test)}: {reason}")
     result = unittest.TextTestRunner(sys.stdout, verbosity=1 + options.verbose, resultclass=Tally).run(suite)
     _list("Left out by us", left_out)
+    _list("In place of CPython's, a test of our own", instead)
     _list("Skipped here by CPython", [f"{name_of(test)}: {reason}" for test, reason in result.skipped])
     _list("Failed", sorted(result.failed))
-    print(f"{result.passed} passed, {len(result.failed)} failed, {len(left_out)} left out")
+    print(f"{result.passed} passed, {len(result.failed)} failed, {len(left_out)} left out, {len(instead)} our own")
     return 1 if result.failed else 0
 
 

@@ -1,18 +1,15 @@
 """CPython's tests of executors, on `bridge.ThreadExecutor`: the thread pool classes of `test.test_concurrent_futures`.
 
-Those of process pools and of Future alone are not here. Scripts that the stock tests run in a new interpreter are made to
-import ThreadExecutor from bridge.
+Those of process pools are in `process_pool`; those of Future alone are not run. Scripts that the stock tests run in a new
+interpreter are made to import ThreadExecutor from bridge.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from typing import Any
 from unittest import mock
 
 import bridge
+from tests.cpython.stock import run_on_bridge, stock
 
 _PRIVATE = "looks into ThreadPoolExecutor's private attributes ({})"
 _OTHER = "makes a ThreadPoolExecutor of its own, whatever executor it is told to test"
@@ -35,46 +32,31 @@ LEFT_OUT: dict[str, str] = {
 }
 
 
-def _stock(module: str) -> Any:
-    """A module of CPython's package of tests; older Pythons have one module with everything in it."""
-    whole = importlib.import_module("test.test_concurrent_futures")
-    return importlib.import_module(f"{whole.__name__}.{module}") if hasattr(whole, "__path__") else whole
-
-
-def _run_on_bridge(option: str, script: str) -> Any:
-    """In place of `assert_python_ok`."""
-    script = script.replace("from concurrent.futures import", "from bridge import")
-    script = script.replace("ThreadPoolExecutor", "ThreadExecutor")
-    from test.support.script_helper import assert_python_ok
-
-    return assert_python_ok(option, script, PYTHONPATH=os.pathsep.join(sys.path))
-
-
 class _OnBridge:
     executor_type = bridge.ThreadExecutor
 
 
-class ExecutorTests(_OnBridge, _stock("test_thread_pool").ThreadPoolExecutorTest):
+class ExecutorTests(_OnBridge, stock("test_thread_pool").ThreadPoolExecutorTest):
     pass
 
 
-class WaitTests(_OnBridge, _stock("test_wait").ThreadPoolWaitTests):
+class WaitTests(_OnBridge, stock("test_wait").ThreadPoolWaitTests):
     pass
 
 
-class AsCompletedTests(_OnBridge, _stock("test_as_completed").ThreadPoolAsCompletedTest):
+class AsCompletedTests(_OnBridge, stock("test_as_completed").ThreadPoolAsCompletedTest):
     pass
 
 
-class ShutdownTests(_OnBridge, _stock("test_shutdown").ThreadPoolShutdownTest):
+class ShutdownTests(_OnBridge, stock("test_shutdown").ThreadPoolShutdownTest):
     def setUp(self) -> None:
-        self.enterContext(mock.patch.object(_stock("test_shutdown"), "assert_python_ok", _run_on_bridge))
+        self.enterContext(mock.patch.object(stock("test_shutdown"), "assert_python_ok", run_on_bridge))
         super().setUp()
 
 
-class InitializerTests(_OnBridge, _stock("test_init").ThreadPoolInitializerTest):
+class InitializerTests(_OnBridge, stock("test_init").ThreadPoolInitializerTest):
     pass
 
 
-class FailingInitializerTests(_OnBridge, _stock("test_init").ThreadPoolFailingInitializerTest):
+class FailingInitializerTests(_OnBridge, stock("test_init").ThreadPoolFailingInitializerTest):
     pass

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import faulthandler
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from test import support
 
 #: Seconds after which a test counts as hanging: every thread's stack is printed and the whole run ends, as failed.
 PATIENCE = 120.0
+
+Test = TypeVar("Test", bound=Callable[..., object])
 
 
 class Tally(unittest.TextTestResult):
@@ -68,6 +70,21 @@ class Tally(unittest.TextTestResult):
 def name_of(test: unittest.TestCase) -> str:
     """Class and method."""
     return ".".join(test.id().split(".")[-2:])
+
+
+def instead(reason: str) -> Callable[[Test], Test]:
+    """Marks a test of ours that takes the place of CPython's test of that name, because of `reason`."""
+
+    def mark(test: Test) -> Test:
+        test.instead = reason  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
+def reason_instead(test: unittest.TestCase) -> str | None:
+    """Why the test is not CPython's, if it is not."""
+    return getattr(getattr(test, test.id().rpartition(".")[2], None), "instead", None)
 
 
 def tests_in(module: ModuleType, pattern: str) -> Iterator[unittest.TestCase]:

@@ -1,0 +1,57 @@
+"""The end of a crew from outside: wait for it, but not for ever, and say what it was doing when patience ended."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing.util  # noqa: F401 - at exit it waits for its processes, without a limit, unless we have been before
+from threading import Event
+from time import monotonic, perf_counter
+
+from bridge.errors import BridgeError
+from bridge.executors.process.crew import Crew, crews
+from bridge.threads.closing import SHUTDOWN_TIMEOUT
+from bridge.threads.job import name_of
+
+#: Seconds for which killed processes are waited for.
+AFTER_KILLING = 5.0
+
+logger: logging.Logger = logging.getLogger("bridge.executors")
+
+
+def close_within(crew: Crew, timeout: float) -> None:
+    """Close, wait for at most `timeout` seconds; then report what still runs, and kill it."""
+    crew.close()
+    finished = Event()
+    crew.when_finished(finished.set)
+    if finished.wait(timeout):
+        return
+    for member in list(crew.roster.members):
+        job = member.job
+        if job is not None:
+            logger.error(
+                "BRG404 %s has run for %.1f s in process %d and has not ended %.1f s after %r was told to close; "
+                "the process is killed.\n"
+                "Give the function a limit with offload(timeout=...), or have it call bridge.check_cancelled().",
+                name_of(job.named),
+                perf_counter() - job.started_at,
+                member.pid,
+                monotonic() - crew.closed_at,
+                crew.name,
+            )
+    crew.post(crew.roster.drop_queued)
+    crew.post(crew.roster.kill_all)
+    finished.wait(AFTER_KILLING)
+
+
+def _at_exit() -> None:
+    deadline = monotonic() + SHUTDOWN_TIMEOUT
+    for crew in list(crews):
+        try:
+            close_within(crew, max(0.0, deadline - monotonic()))
+        except BridgeError:  # its loop went away in this very moment; the processes die with us
+            pass
+
+
+# What is registered later is run earlier: before multiprocessing's own.
+atexit.register(_at_exit)

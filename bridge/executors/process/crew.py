@@ -1,0 +1,378 @@
+"""The crew: everything that happens with one executor's jobs and worker processes, on one loop's thread at a time.
+
+    submit_job, cancel, post: _incoming.append ── first since the last look? ──> ring the home
+    home's thread: look: take in -> dispatch -> flush -> hand over what has come out, outside the turn -> look again
+
+Owners and order:
+- All state but `_incoming`, `_rung` and `closing` belongs to the home's thread, and is touched while it holds `_turn` and
+  the crew still lives there. `_turn` is only ever held for one look; no code of users runs under it but their pickling.
+- The crew lives on the loop that uses it, as long as nobody else does; then a reply is read by the very loop that waits
+  for it. As soon as another loop, a thread or a trio run uses it as well, it moves to a background loop that nobody can
+  block. Whoever moves it holds `_turn`: `_home` changes, the old home is told to forget, the new one to begin.
+- Submitters append, then read `_rung`; a look clears `_rung`, then takes. One sees the other. If the home's loop is
+  closed meanwhile, ringing says so, and the submitter moves the crew.
+- What is left in the child of a fork is a copy of descriptors, which are closed there, so that a worker still notices the
+  end of its real parent.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock
+from asyncio import TimerHandle
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from time import monotonic
+from typing import Any
+from weakref import WeakSet
+
+from anyio import Event
+
+from bridge.errors import ExecutorClosed, LoopClosed
+from bridge.executors.process.home import BackgroundHome, Home
+from bridge.executors.process.options import Options
+from bridge.executors.process.roster import Roster
+from bridge.executors.process.timers import Timers
+from bridge.loop.asyncio_host import AsyncioHost, AsyncioJob
+from bridge.threads.fork import tell_after_fork
+from bridge.threads.host import Host
+from bridge.threads.inbox import Item
+from bridge.threads.job import Job
+from bridge.threads.pool import WorkerPool
+
+#: Threads that start processes and pickle what is large; they leave when idle.
+HELPERS = 4
+#: Seconds for which a crew that had to move to a background loop stays there, even if one loop alone uses it again.
+STAY = 1.0
+
+crews: WeakSet[Crew] = WeakSet()
+
+
+class _Ring(Item):
+    """A look at the crew, through a home's door."""
+
+    __slots__ = ("crew", "home")
+
+    def __init__(self, crew: Crew, home: Home):
+        self.crew = crew
+        self.home = home
+
+    def _run(self) -> None:
+        self.crew.look(self.home)
+
+
+class _Aside(Job):
+    """Something that would block the home for too long, on its way to a helper thread and back."""
+
+    __slots__ = ("crew", "then")
+    crew: Crew
+    then: Callable[[Any, BaseException | None], object]
+
+    def deliver(self) -> None:
+        self.crew.post(partial(self.come_back, *self.take_outcome()))
+
+    def come_back(self, value: Any, error: BaseException | None) -> None:
+        self.crew.asides -= 1
+        self.then(value, error)
+
+
+class Crew:
+    """The worker processes of one executor, and the jobs they have to do."""
+
+    def __init__(self, options: Options):
+        self.options: Options = options
+        self.name: str = options.name
+        self.helpers: WorkerPool = WorkerPool(HELPERS, f"{options.name}-helper", 10.0)
+        self._start_afresh()
+        crews.add(self)
+        tell_after_fork(self)
+
+    def _start_afresh(self) -> None:
+        self.closing: bool = False
+        self.closed_at: float = 0.0
+        self.finished: bool = False
+        #: Jobs with their outcome, and other things to be done outside the turn.
+        self.todo: deque[Job | Callable[[], object]] = deque()
+        self.timers: Timers = Timers(self._arm)
+        self.roster: Roster = Roster(self)
+        self._incoming: deque[Job | Callable[[], object]] = deque()
+        self._rung = False
+        self._turn = allocate_lock()
+        self._home: Home | None = None
+        self._stay_until = 0.0
+        self.asides: int = 0  # under way in helper threads
+        self.numbers: Iterator[int] = count(1)
+        self._when_finished: list[Callable[[], object]] = []
+
+    # -- in, from any thread -------------------------------------------------------------------------------------------
+
+    def submit_job(self, job: Job) -> None:
+        """Accept a job; it is begun at most once. Raises ExecutorClosed."""
+        if self.closing:
+            raise self._closed_error()
+        self._incoming.append(job)
+        home = self._home
+        if home is None or home.host is not job.origin or not job.awaited:
+            home = self._home_for(job.origin if job.awaited else None)
+        if not self._rung:
+            self._ring(home)
+        if self.closing and job.withdraw():  # type: ignore[unreachable]  # closed since we looked
+            raise self._closed_error()
+
+    def withdraw(self, job: Job) -> bool:
+        """Take back a job that has not been given to a worker; an empty shell is left in the queue."""
+        if not job.withdraw():
+            return False
+        self.post(self.roster.count_cancelled)
+        return True
+
+    def cancel(self, job: Job, kill: bool) -> None:
+        """Nobody wants the result of a job that was given to a worker."""
+        self.post(partial(self.roster.cancel, job, kill))
+
+    def post(self, action: Callable[[], object]) -> None:
+        """Have `action` done on the home's thread, under its turn."""
+        self._incoming.append(action)
+        if not self._rung:
+            self._ring(self._home or self._any_home())
+
+    def aside(
+        self, then: Callable[[Any, BaseException | None], object], fn: Callable[..., Any], *args: Any
+    ) -> None:
+        """Have `fn(*args)` done in a helper thread, and `then(value, error)` on the home's thread, under its turn."""
+        job = _Aside(fn, args, {}, None)
+        job.crew = self
+        job.then = then
+        self.asides += 1
+        try:
+            self.helpers.submit_job(job)
+        except RuntimeError as error:  # no thread can be started: the interpreter is ending
+            self.post(partial(job.come_back, None, error))
+
+    async def prestart(self, host: Host, count: int) -> None:
+        """Return when so many workers, and a spare one, are ready. Raises what keeps them from it."""
+        ready = Event()
+        outcome: list[BaseException | None] = []
+
+        def told(error: BaseException | None) -> None:
+            outcome.append(error)
+            with suppress(LoopClosed):
+                host.call_soon(ready.set, ())
+
+        self._incoming.append(partial(self.roster.prestart, count, told))
+        self._ring(self._home or self._home_for(host))
+        await ready.wait()
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    def _closed_error(self) -> ExecutorClosed:
+        return ExecutorClosed(
+            f"{self.name!r} was shut down and takes no more work. Submit inside its `with` block, "
+            f"or keep the executor open for as long as anything uses it."
+        )
+
+    # -- where it lives ------------------------------------------------------------------------------------------------
+
+    @property
+    def home(self) -> Home:
+        """Where the crew lives, for those that run there."""
+        assert self._home is not None
+        return self._home
+
+    def _ring(self, home: Home) -> None:
+        while True:
+            self._rung = True
+            try:
+                if home.is_here:
+                    home.loop.call_soon(self.look, home)
+                else:
+                    home.host.post(_Ring(self, home))
+                return
+            except RuntimeError:  # LoopClosed is one
+                self._rung = False
+                home = self._any_home()
+
+    def _home_for(self, host: Host | None) -> Home:
+        """The home for what a task on `host`'s loop waits for; None for what somebody else waits for.
+
+        The loop itself if it alone uses the crew, else a background loop.
+        """
+        alone = isinstance(host, AsyncioHost) and host.runs_here()
+        home = self._home
+        if home is not None and home.is_here and self._turn.locked():
+            return home  # inside a look: a signal handler, a finalizer, or somebody's pickling
+        with self._turn:
+            home = self._home
+            if home is not None and not home.is_gone:
+                if home.host is host if not home.own else not (alone and self._may_move_onto_a_loop()):
+                    return home
+                alone = alone and home.own
+            if alone:
+                assert isinstance(host, AsyncioHost)
+                return self._move(Home(host, self._home_ends))
+            return self._move_to_background()
+
+    def _any_home(self) -> Home:
+        with self._turn:
+            home = self._home
+            return home if home is not None and not home.is_gone else self._move_to_background()
+
+    def _move_to_background(self) -> Home:
+        self._stay_until = monotonic() + STAY
+        return self._move(BackgroundHome(f"{self.name}-loop", self._home_ends))
+
+    def _may_move_onto_a_loop(self) -> bool:
+        return monotonic() >= self._stay_until and self.roster.at_rest and len(self._incoming) <= 1
+
+    def _move(self, home: Home) -> Home:
+        old, self._home = self._home, home
+        if old is not None:
+            old.end()
+        self._rung = True
+        if home.is_here:
+            self._begin_here(home)
+            home.loop.call_soon(self.look, home)
+        else:
+            home.host.call_soon(self._begin, (home,))
+        return home
+
+    def _begin(self, home: Home) -> None:
+        with self._turn:
+            if home is not self._home:
+                return
+            self._begin_here(home)
+        self.look(home)
+
+    def _begin_here(self, home: Home) -> None:
+        home.move_in()
+        for member in self.roster.members:
+            self.roster.watch(member)
+        self.timers.moved()
+
+    def _home_ends(self, home: Home) -> None:
+        """The loop is being closed. Its own jobs are over; the workers, and what was left to itself, need another."""
+        with self._turn:
+            if home is not self._home:
+                return
+            if self.roster.members or self.roster.starting or self._incoming or not self.roster.at_rest:
+                self._move_to_background()
+            else:
+                self._home = None
+                self._rung = False
+
+    def move_off_this_loop(self) -> None:
+        """The calling thread is going to block: if the crew lives here, it must not."""
+        with self._turn:
+            home = self._home
+            if home is not None and home.is_here:
+                self._move_to_background()
+
+    # -- on the home's thread ------------------------------------------------------------------------------------------
+
+    def look(self, home: Home, hear: Callable[[], object] | None = None) -> None:
+        """Do whatever there is to do. `hear` first, if something can be read from a worker."""
+        while True:
+            with self._turn:
+                if home is not self._home:
+                    return
+                if hear is not None:
+                    hear()
+                    hear = None
+                self._rung = False
+                self._take_in()
+                self.roster.dispatch()
+                if self.closing:
+                    self._end_if_done()
+                self.roster.flush()
+                if not self.todo:
+                    return
+                todo, self.todo = self.todo, deque()
+                self._rung = True  # what is submitted from now on is seen by the next turn of this loop
+            self._hand_over(todo, home)
+
+    def _take_in(self) -> None:
+        incoming, queue = self._incoming, self.roster.queue
+        while incoming:
+            thing = incoming.popleft()
+            if isinstance(thing, Job):
+                queue.append(thing)
+            else:
+                thing()
+
+    def _hand_over(self, todo: deque[Job | Callable[[], object]], home: Home) -> None:
+        host = home.host
+        try:
+            while todo:
+                thing = todo.popleft()
+                if type(thing) is AsyncioJob and thing.host is host:
+                    thing._run()  # the task goes on at once, and what it submits is sent with this look
+                elif isinstance(thing, Job):
+                    thing.deliver()
+                else:
+                    thing()
+        except BaseException:  # Ctrl-C
+            self._incoming.append(partial(self.todo.extend, todo))
+            self._rung = False
+            self._ring(home)
+            raise
+
+    def _arm(self, seconds: float) -> TimerHandle:
+        home = self.home
+        return home.loop.call_later(seconds, self.look, home, self.timers.ring)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def close(self, cancel_queued: bool = False) -> None:
+        """Take no more jobs; the workers end when all is done. Does not wait."""
+        if not self.closing:
+            self.closed_at = monotonic()
+        self.closing = True
+        if cancel_queued:
+            self.post(self.roster.drop_queued)
+        if self._home is None and not self._incoming:
+            with self._turn:
+                if self._home is None and not self._incoming:
+                    self._finish()
+                    return
+        self.post(_nothing)
+
+    def when_finished(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, in whatever thread, once the crew is closed and its last process has ended."""
+        self._when_finished.append(callback)
+        if self.finished:
+            self._tell_finished()
+
+    def _end_if_done(self) -> None:
+        roster = self.roster
+        if not self.finished and roster.at_rest and not self._incoming and not self.todo:
+            roster.dismiss()
+            if not roster.members and not roster.starting:
+                self._finish()
+
+    def _finish(self) -> None:
+        self.finished = True
+        self.helpers.close()
+        home, self._home = self._home, None
+        if home is not None:
+            home.end()
+        self._tell_finished()
+
+    def _tell_finished(self) -> None:
+        while self._when_finished:
+            try:
+                self._when_finished.pop()()
+            except (IndexError, LoopClosed):
+                pass
+
+    def after_fork_in_child(self) -> None:
+        """The processes, and the jobs they have, are the parent's; new work finds new workers."""
+        for member in self.roster.members:
+            member.close()
+        closing = self.closing
+        self._start_afresh()
+        self.closing = self.finished = closing
+
+
+def _nothing() -> None: ...

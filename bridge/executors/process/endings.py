@@ -1,0 +1,238 @@
+"""How worker processes begin and end: start-up, retirement, kills, crashes, memory.
+
+    launch ──> SETUP ──> READY ──> ... ──> QUIT ──> exit 0
+                 '── three deaths in a row: those who wait are told
+    condemn: soft flag ── grace ──> SIGTERM ── grace ──> SIGKILL; a spare is started at once, so that the next job need
+    not wait for a process
+    ended: hear the rest -> bury: the job that had begun fails (or was cancelled), the others go back to the queue
+
+All of it runs on the home's thread, under the crew's turn. Signals are sent by a helper thread, because finding the
+descendants of a process means reading all of /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from bridge.executors.process import obituary, tree
+from bridge.executors.process.calls import RemoteCalls
+from bridge.executors.process.launch import Lifelines
+from bridge.executors.process.logs import levels
+from bridge.executors.process.member import Member
+from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.errors import unpack_error
+from bridge.executors.process.wire.page import INITIALIZING, STARTING
+from bridge.threads.job import Job, name_of
+from bridge.threads.site import note_site
+
+if TYPE_CHECKING:
+    from bridge.executors.process.roster import Roster
+
+#: Workers that may die in a row while they start, before those who wait are told.
+ATTEMPTS = 3
+#: Seconds between two looks at the memory of those that run.
+MEMORY_INTERVAL = 0.02
+#: Seconds that an ended worker has to leave, at least, before it is killed.
+LEAVE = 5.0
+
+
+class Endings:
+    """The lives of one roster's workers."""
+
+    def __init__(self, roster: Roster):
+        self._roster = roster
+        self._crew = roster.crew
+        self._failed_starts = 0
+        self._watching_memory = False
+
+    # -- the beginning -------------------------------------------------------------------------------------------------
+
+    def launched(self, lifelines: Lifelines | None, error: BaseException | None) -> None:
+        """A process was started, or could not be."""
+        crew, roster = self._crew, self._roster
+        if lifelines is None:
+            assert error is not None
+            roster.starting -= 1
+            self._start_failed(partial(obituary.could_not_start, crew.name, error))
+            return
+        member = Member(crew, lifelines, crew.options.max_tasks_per_child)
+        member.calls = RemoteCalls(crew, member)
+        roster.members.add(member)
+        roster.watch(member)
+        options = crew.options
+        try:
+            parcel = member.packer.pack((options.initializer, options.initargs, options.context_specs, levels()))
+        except BaseException as reason:
+            self._could_not_set_up(member, reason)
+            return
+        member.send(frames.SETUP, 0, parcel)
+        roster.to_flush(member)
+
+    def set_up(self, member: Member) -> None:
+        """It is ready."""
+        self._failed_starts = 0
+        self._roster.joined(member)
+
+    def could_not_set_up(self, member: Member, payload: bytes) -> None:
+        """Its initializer raised; it ends by itself."""
+        self._could_not_set_up(member, unpack_error(payload, member.unpacker))
+
+    def _could_not_set_up(self, member: Member, reason: BaseException) -> None:
+        member.retiring = True
+        self._failed_starts = ATTEMPTS
+        crew = self._crew
+        member.verdict = partial(obituary.initializer_failed, crew.name, member.pid, crew.options.initializer, reason)
+        self.kill(member)
+
+    def _start_failed(self, error_for: Callable[[Job], BaseException]) -> None:
+        self._failed_starts += 1
+        roster = self._roster
+        roster.wanted, roster.spare = 0, False
+        if self._failed_starts >= ATTEMPTS and not any(member.ready for member in roster.members):
+            roster.fail_queued(error_for)
+
+    # -- retirement ----------------------------------------------------------------------------------------------------
+
+    def retire(self, member: Member) -> None:
+        """It is idle, and off the idle list: let it go."""
+        member.retiring = True
+        member.send(frames.QUIT, 0)
+        self._roster.to_flush(member)
+        patience = max(LEAVE, self._crew.options.grace)
+        member.alarms.append(self._crew.timers.after(patience, partial(self.kill, member)))
+
+    # -- killing -------------------------------------------------------------------------------------------------------
+
+    def condemn(self, member: Member, job: Job) -> None:
+        """End the job that it runs, and itself if need be."""
+        if member.condemned is not None:
+            return
+        member.condemned = job
+        member.verdict = CancelledError
+        self._roster.spare = True
+        self._after(member, self._crew.options.grace, self._terminate)
+
+    def condemn_for_memory(self, member: Member, job: Job, rss: int) -> None:
+        """It uses more than it may: end it now."""
+        member.condemned = job
+        limit = self._crew.options.memory_limit or 0
+        member.verdict = partial(obituary.memory_exceeded, member.pid, name_of(job.named), rss, limit, self._crew.name)
+        self._roster.spare = True
+        member.retiring = True
+        self.kill(member)
+
+    def reprieve(self, member: Member) -> None:
+        """The job has ended by itself. The worker stays, unless a signal is on its way to it."""
+        member.condemned = None
+        if not member.retiring:
+            member.verdict = None
+            for alarm in member.alarms:
+                alarm.cancel()
+            member.alarms.clear()
+
+    def _terminate(self, member: Member) -> None:
+        member.retiring = True
+        self._crew.aside(_ignore, tree.end, member.pid, signal.SIGTERM)
+        self._after(member, self._crew.options.grace, self.kill)
+
+    def kill(self, member: Member) -> None:
+        """End a worker and its descendants at once."""
+        member.retiring = True
+        if member in self._roster.members:
+            self._crew.aside(_ignore, tree.end, member.pid, signal.SIGKILL)
+
+    def _after(self, member: Member, seconds: float, step: Callable[[Member], object]) -> None:
+        if seconds <= 0:
+            step(member)
+        else:
+            member.alarms.append(self._crew.timers.after(seconds, partial(step, member)))
+
+    # -- death ---------------------------------------------------------------------------------------------------------
+
+    def ended(self, member: Member) -> None:
+        """The process is no more."""
+        if member.gone:
+            return
+        crew, roster = self._crew, self._roster
+        roster.exchange.hear_the_rest(member)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(member.pid, signal.SIGKILL)  # what it has left behind; its number is taken until it is reaped
+        code = member.exit_code()
+        phase = member.phase
+        ran_since = {job: job.started_at for job, _ in member.in_flight.values()}
+        roster.leave(member)
+        member.gone = True
+        had_begun, had_not = member.bury()
+        roster.put_back(had_not)
+        for job in had_begun:
+            self._casualty(member, job, code, perf_counter() - ran_since[job])
+        crew.todo.append(member.calls.drop_all)
+        lines = member.lifelines
+        crew.home.unwatch(lines.sock.fileno())
+        crew.home.unwatch(lines.ended)
+        member.close()
+        if not member.ready:
+            roster.starting -= 1
+            self._died_starting(member, code, phase)
+        elif had_begun or not member.retiring:
+            roster.spare = True
+
+    def _casualty(self, member: Member, job: Job, code: int | None, ran_for: float) -> None:
+        roster = self._roster
+        if member.condemned is job and member.verdict is CancelledError:
+            roster.cancelled += 1
+            roster.failed -= 1
+            error: BaseException = CancelledError(f"{name_of(job.named)} was ended with its worker process {member.pid}")
+        elif member.condemned is job and member.verdict is not None:
+            error = member.verdict()
+        else:
+            error = obituary.worker_died(
+                name_of(job.named), member.pid, code, self._crew.name, phase="running", ran_for=ran_for
+            )
+        note_site(error, job)
+        roster.fail(job, error)
+
+    def _died_starting(self, member: Member, code: int | None, phase: int) -> None:
+        if self._crew.closing and not self._roster.queue:
+            return
+        if member.verdict is not None:
+            self._start_failed(lambda job: member.verdict())
+            return
+        name = {STARTING: "starting", INITIALIZING: "initializer"}.get(phase, "starting")
+        self._start_failed(
+            lambda job: obituary.worker_died(
+                name_of(job.named), member.pid, code, self._crew.name, phase=name, ran_for=0.0
+            )
+        )
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def watch_memory(self) -> None:
+        """Look at the memory of those that run, as long as any does, if there is a limit."""
+        if self._crew.options.memory_limit is not None and not self._watching_memory:
+            self._watching_memory = True
+            self._crew.timers.after(MEMORY_INTERVAL, self._look_at_memory)
+
+    def _look_at_memory(self) -> None:
+        limit = self._crew.options.memory_limit
+        assert limit is not None
+        busy = [member for member in self._roster.members if member.in_flight]
+        for member in busy:
+            rss = tree.rss(member.pid)
+            if rss > limit and not member.retiring:
+                self._roster.take_back(member)
+                job = member.job or next(iter(member.in_flight.values()))[0]
+                self.condemn_for_memory(member, job, rss)
+        self._watching_memory = False
+        if busy:
+            self.watch_memory()
+
+
+def _ignore(value: object, error: BaseException | None) -> None: ...

@@ -1,0 +1,121 @@
+"""Where a crew lives: the event loop on whose thread all its state is touched, and that watches its descriptors.
+
+A Home is made for one loop. It watches copies of descriptors, so that a crew that moves to another home, or a worker that
+is gone, never leaves a number behind that the old loop takes for something else.
+"""
+
+from __future__ import annotations
+
+import os
+from asyncio import AbstractEventLoop, _get_running_loop
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from typing import Any
+
+from bridge.errors import LoopClosed
+from bridge.loop.asyncio_host import AsyncioHost
+from bridge.loop.background import background_loop
+
+
+class Home:
+    """An asyncio loop that a crew lives on. Made, and used but for `leave`, on the loop's own thread."""
+
+    #: Is it there for the crew alone, so that none of its users can block it?
+    own = False
+
+    def __init__(self, host: AsyncioHost, when_it_ends: Callable[[Home], object]):
+        self.host: AsyncioHost = host
+        self.loop: AbstractEventLoop = host.loop
+        self._copies: dict[int, int] = {}
+        self._when_it_ends = when_it_ends
+        self._watch: AsyncGenerator[None, None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Home on {self.host!r}>"
+
+    def move_in(self) -> None:
+        """From now on notice the loop's end: every asyncio loop closes its async generators before itself."""
+        self.host.when_closed.add(self._ended)
+        if self._watch is None:
+            self._watch = self._watch_for_the_end()
+            with suppress(StopIteration):
+                self._watch.asend(None).send(None)
+
+    async def _watch_for_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        self.host.when_closed.discard(self._ended)
+        when_it_ends, self._when_it_ends = self._when_it_ends, _nothing
+        when_it_ends(self)
+        self._forget_all()
+
+    @property
+    def is_here(self) -> bool:
+        """Is the calling thread the loop's, and running it?"""
+        return _get_running_loop() is self.loop
+
+    @property
+    def is_gone(self) -> bool:
+        return self.loop.is_closed() or self.host.closed is not None
+
+    def watch(self, descriptor: int, callback: Callable[..., object], *args: Any) -> None:
+        """Have `callback(*args)` called whenever `descriptor` is readable."""
+        self._copies[descriptor] = copy = os.dup(descriptor)
+        self.loop.add_reader(copy, callback, *args)
+
+    def watch_writable(self, descriptor: int, callback: Callable[..., object], *args: Any) -> None:
+        """Likewise when it is writable, for a descriptor that is watched already."""
+        self.loop.add_writer(self._copies[descriptor], callback, *args)
+
+    def unwatch_writable(self, descriptor: int) -> None:
+        self.loop.remove_writer(self._copies[descriptor])
+
+    def unwatch(self, descriptor: int) -> None:
+        """Watch it no longer; harmless if it is not watched."""
+        copy = self._copies.pop(descriptor, None)
+        if copy is not None:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(copy)
+                self.loop.remove_writer(copy)
+            os.close(copy)
+
+    def leave(self) -> None:
+        """The crew has moved out. From any thread."""
+        self._when_it_ends = _nothing
+        try:
+            self.host.call_soon(self._forget_all, ())
+        except LoopClosed:
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.host.when_closed.discard(self._ended)
+        for descriptor in list(self._copies):
+            self.unwatch(descriptor)
+
+    def end(self) -> None:
+        """The crew is gone for good, or for now; on the loop's thread."""
+        self.leave()
+
+
+class BackgroundHome(Home):
+    """A loop in a thread of its own, for users that have no asyncio loop, or more than one."""
+
+    own = True
+
+    def __init__(self, name: str, when_it_ends: Callable[[Home], object]):
+        self._scope = background_loop(name=name)
+        host = self._scope.__enter__()._host
+        assert isinstance(host, AsyncioHost)
+        super().__init__(host, when_it_ends)
+
+    def end(self) -> None:
+        """Let the loop go; from any thread. It ends when it has done what it is at."""
+        super().end()
+        self._scope.let_go()
+
+
+def _nothing(home: Home) -> None: ...

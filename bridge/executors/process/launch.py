@@ -1,0 +1,98 @@
+"""Starting one worker process, through loky's context. Blocks for some milliseconds, so it is done in a helper thread.
+
+What the two processes share is made here, before the process is: two socket pairs (frames, descriptors), the pipe of
+permits, the lifeline, the shared page, all without a name in any file system. If starting fails, all of it is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.context import assert_spawning, get_spawning_popen
+from typing import Any
+
+from loky.backend import get_context
+
+from bridge.executors.process.wire.page import SIZE, SharedPage, anonymous_file
+from bridge.executors.process.worker.main import main
+
+#: Bytes that the kernel may hold between the two processes, in each direction, so that neither waits for short frames.
+SOCKET_BUFFER = 1 << 18
+
+
+@dataclass(slots=True)
+class Lifelines:
+    """The parent's ends of everything that leads to one worker process."""
+
+    process: Any
+    sock: socket.socket
+    descriptors: socket.socket
+    #: Ends of the pipe of permits: to give them, and to take them back.
+    give: int
+    take: int
+    lifeline: int
+    page: SharedPage
+    #: Readable when the process has ended.
+    ended: int
+
+    def close(self) -> None:
+        """Let go of everything; if the worker still lives, it dies of it."""
+        self.sock.close()
+        self.descriptors.close()
+        for descriptor in (self.give, self.take, self.lifeline, self.ended):
+            os.close(descriptor)
+        self.page.close()
+
+
+class _Inherited:
+    """A descriptor as an argument of a process: the child has it under the same number."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert_spawning(self)
+        popen: Any = get_spawning_popen()
+        return int, (popen.duplicate_for_child(self.descriptor),)
+
+
+def launch(name: str, env: Mapping[str, str]) -> Lifelines:
+    """Start a worker process. Raises OSError and whatever else keeps a process from being started."""
+    with ExitStack() as undo, ExitStack() as theirs:
+        mine, yours = _socket_pair(undo, theirs)
+        my_descriptors, your_descriptors = _socket_pair(undo, theirs)
+        take, give = _pipe(undo, undo)
+        hear, lifeline = _pipe(theirs, undo)
+        page = anonymous_file("bridge-page", SIZE)
+        theirs.callback(os.close, page)
+        inherited = [yours.fileno(), your_descriptors.fileno(), take, hear, page]
+        process = get_context("loky").Process(
+            target=main, args=tuple(_Inherited(each) for each in inherited), name=name, env=dict(env)
+        )
+        shared = SharedPage(page)
+        process.start()
+        os.set_inheritable(take, False)
+        mine.setblocking(False)
+        os.set_blocking(give, False)
+        ended = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else os.dup(process.sentinel)
+        undo.pop_all()
+        return Lifelines(process, mine, my_descriptors, give, take, lifeline, shared, ended)
+
+
+def _socket_pair(undo: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
+    mine, yours = socket.socketpair()
+    undo.callback(mine.close)
+    theirs.callback(yours.close)
+    for end in (mine, yours):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+    return mine, yours
+
+
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    read, write = os.pipe()
+    reader.callback(os.close, read)
+    writer.callback(os.close, write)
+    return read, write

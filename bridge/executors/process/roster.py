@@ -1,0 +1,454 @@
+"""Who does what: the queue, the workers, and the choice between them.
+
+    queue ── a worker of its choice ──> give        reply ──> rest: a returner's turn? idle? retire?
+      └── nobody free, room left ──> hire ──> READY
+
+Rules: the worker used last comes first, its caches are warm and one process awake is cheaper than two. Jobs that are
+known to be short are put behind one another, up to `FAR` seconds of expected work for a worker, so that neither side
+sleeps for each; what turns out longer than it looked is noticed after `OVERDUE`, and what lies behind it is taken back.
+At most `max_workers` functions run at once. One that waits for the parent does not count, and has to get its place
+back before its answer. All of it belongs to the crew's home, under its turn.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from functools import partial
+from time import perf_counter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from bridge.errors import ExecutorClosed
+from bridge.executors.process.endings import Endings
+from bridge.executors.process.exchange import Exchange
+from bridge.executors.process.launch import launch
+from bridge.executors.process.logs import LevelWatch
+from bridge.executors.process.member import Member, StreamJob
+from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.context import values_for
+from bridge.executors.process.wire.pickling import TooLarge
+from bridge.threads.future_job import FutureJob
+from bridge.threads.job import Job
+from bridge.threads.pool import SAMPLES
+
+if TYPE_CHECKING:
+    from bridge.executors.process.crew import Crew
+
+#: Seconds of expected work that may lie in one worker's pipe; and up to which a second worker is not worth waking.
+FAR = 0.001
+NEAR = 0.0002
+#: Seconds without a reply after which the job ahead is taken to be longer than expected.
+OVERDUE = 0.003
+#: Bytes up to which arguments are pickled on the loop; what is larger is left to a helper thread.
+DIRECT = 1 << 16
+#: Functions whose pace is remembered.
+REMEMBERED = 4096
+
+
+def pace_key(fn: Any) -> Any:
+    """What the time that a function takes is remembered by."""
+    return fn.__code__ if type(fn) is FunctionType else getattr(fn, "__qualname__", None)
+
+
+def _prestarted() -> None:
+    """What those wait for who wait for a worker and not for a function."""
+
+
+_NO_JOB = Job(_prestarted, (), {}, None)
+
+
+class Roster:
+    """The workers of a crew, and the jobs that wait for one."""
+
+    def __init__(self, crew: Crew):
+        self.crew: Crew = crew
+        self.queue: deque[Job] = deque()
+        self.members: set[Member] = set()
+        self.idle: list[Member] = []
+        self.running: int = 0  # workers with a job that does not wait for the parent
+        self.starting: int = 0
+        self.spare: bool = False  # keep one worker more than there is work for
+        self.wanted: int = 0  # workers that were asked for before there is work
+        self.awaited: list[tuple[int, Callable[[BaseException | None], object]]] = []
+        self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
+        self.completed: int = 0
+        self.failed: int = 0
+        self.cancelled: int = 0
+        self.endings: Endings = Endings(self)
+        self.exchange: Exchange = Exchange(self)
+        self._max = crew.options.max_workers
+        self._variables = crew.options.context_vars
+        self._levels = LevelWatch()
+        self._limits_memory = crew.options.memory_limit is not None
+        self._hot: Member | None = None
+        self._paces: dict[Any, float] = {}
+        self._to_flush: set[Member] = set()
+        self._returners: deque[tuple[Member, Callable[[], object]]] = deque()
+        self._watching_paces = False
+        self._sweeping = False
+
+    @property
+    def at_rest(self) -> bool:
+        """Is there nothing to do, and nothing under way?"""
+        return not self.queue and not self.crew.asides and not any(member.busy for member in self.members)
+
+    # -- giving work ---------------------------------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Give away as much of the queue as there are workers for, and call for more workers if that helps."""
+        queue = self.queue
+        if queue:
+            now = perf_counter()
+            levels = self._levels.changed()
+            if levels is not None:
+                self._tell_levels(levels)
+            while queue:
+                job = queue[0]
+                if job.context is None:  # withdrawn
+                    queue.popleft()
+                    continue
+                pace = None if job.on_the_wire else self._paces.get(pace_key(job.fn))
+                member = self._choose(pace)
+                if member is None:
+                    break
+                queue.popleft()
+                if job.remote is not None or job.begin():
+                    job.started_at = now
+                    self._assign(job, member, pace or 0.0)
+                elif not member.busy:
+                    self.rest(member)
+        if queue or self.wanted or self.spare:
+            self._hire()
+
+    def _tell_levels(self, levels: dict[str, int]) -> None:
+        """Before the next job: loggers have got other levels."""
+        parcel = pickle.dumps(levels)
+        for member in self.members:
+            member.send(frames.LEVELS, 0, parcel)
+            self._to_flush.add(member)
+
+    def _choose(self, pace: float | None) -> Member | None:
+        hot = self._hot
+        if pace is not None and hot is not None and hot.can_take(pace, NEAR):
+            return hot
+        if self.idle and self.running < self._max:
+            member = self._hot = self.idle.pop()
+            self.running += 1
+            member.placed = True
+            return member
+        if pace is None or pace > FAR:
+            return None
+        able = [member for member in self.members if member.can_take(pace, FAR)]
+        return min(able, key=lambda member: member.backlog) if able else None
+
+    def _assign(self, job: Job, member: Member, pace: float) -> None:
+        job.remote = member
+        context = values_for(self._variables, job.context) if self._variables and job.context is not None else None
+        call = (job.fn, job.args, job.kwargs, context)
+        try:
+            parcel = member.packer.pack(call, limit=DIRECT)
+        except TooLarge:
+            member.packing = job
+            self.crew.aside(partial(self._packed, member, job), member.packer.pack_patiently, call)
+            return
+        except BaseException as error:
+            self._could_not_pack(member, job, error)
+            return
+        self._give(job, member, parcel, pace)
+
+    def _give(self, job: Job, member: Member, parcel: bytes, pace: float) -> None:
+        seq = member.give(job, parcel, job.on_the_wire, pace)
+        self._to_flush.add(member)
+        if isinstance(job, StreamJob):
+            member.stuck = True  # nothing is put behind a stream
+            job.given(member, seq)
+        if not self._watching_paces and len(member.in_flight) > 1:
+            self._watching_paces = True
+            self.crew.timers.after(OVERDUE, self._look_for_overdue)
+        if self._limits_memory:
+            self.endings.watch_memory()
+
+    def _packed(self, member: Member, job: Job, parcel: bytes | None, error: BaseException | None) -> None:
+        if member.packing is not job:  # cancelled meanwhile
+            if parcel is not None:
+                member.packer.discard(parcel)
+            return
+        member.packing = None
+        if member not in self.members:  # it has died meanwhile
+            self.put_back([job])
+        elif error is not None:
+            self._could_not_pack(member, job, error)
+        else:
+            assert parcel is not None
+            self._give(job, member, parcel, 0.0)
+
+    def _could_not_pack(self, member: Member, job: Job, error: BaseException) -> None:
+        self.fail(job, error)
+        if not member.busy:
+            self.rest(member)
+
+    def to_flush(self, member: Member) -> None:
+        """It has something to be sent."""
+        self._to_flush.add(member)
+
+    def flush(self) -> None:
+        """Send everything that was put into pipes since the last time."""
+        while self._to_flush:
+            member = self._to_flush.pop()
+            if member in self.members and not member.flush():
+                self.exchange.wait_until_writable(member)
+
+    # -- workers that have time ----------------------------------------------------------------------------------------
+
+    def rest(self, member: Member) -> None:
+        """A worker has nothing in flight any more, and holds a place among those that run."""
+        self.running -= 1
+        member.placed = member.stuck = False
+        self._next_returner()
+        if member.retiring or member.tasks_left == 0:
+            self.endings.retire(member)
+            return
+        member.idle_since = perf_counter()
+        self.idle.append(member)
+        if not self._sweeping:
+            self._sweeping = True
+            self.crew.timers.after(self.crew.options.idle_timeout, self._sweep)
+
+    def lend(self, member: Member) -> None:
+        """Its job waits for the parent: another worker may run one meanwhile, and nothing waits behind this one."""
+        if member.lent or not member.in_flight:
+            return
+        member.lent = True
+        self.running -= 1
+        self.take_back(member)
+        self._next_returner()
+
+    def reclaim(self, member: Member, then: Callable[[], object]) -> None:
+        """Its job can go on: `then` is done as soon as there is a place for it."""
+        if not member.lent:
+            then()
+        elif self.running < self._max:
+            self.running += 1
+            member.lent = False
+            then()
+        else:
+            self._returners.append((member, then))
+
+    def _next_returner(self) -> None:
+        while self._returners and self.running < self._max:
+            member, then = self._returners.popleft()
+            if member in self.members and member.lent:
+                self.running += 1
+                member.lent = False
+                then()
+
+    def leave(self, member: Member) -> None:
+        """A worker has ended: it holds no place any more."""
+        self.members.discard(member)
+        if member in self.idle:
+            self.idle.remove(member)
+        if member.placed and not member.lent:
+            self.running -= 1
+        if self._hot is member:
+            self._hot = None
+        self._next_returner()
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Jobs that were given away and have not begun: to the front of the queue, in their order."""
+        for job in reversed(jobs):
+            job.remote = self.crew
+            self.queue.appendleft(job)
+
+    def take_back(self, member: Member) -> None:
+        """Get back what has not begun there."""
+        if len(member.in_flight) > 1:
+            self.put_back(member.take_back())
+
+    def _look_for_overdue(self) -> None:
+        again = False
+        for member in list(self.members):
+            if len(member.in_flight) > 1:
+                if member.replies == member.replies_seen:
+                    self.exchange.hear_unsent(member)
+                    if len(member.in_flight) > 1:
+                        member.stuck = True
+                        self.take_back(member)
+                member.replies_seen = member.replies
+                again = again or len(member.in_flight) > 1
+        self._watching_paces = again
+        if again:
+            self.crew.timers.after(OVERDUE, self._look_for_overdue)
+
+    def _sweep(self) -> None:
+        """Let workers go that have been idle for too long, and have those that stay let go of memory."""
+        timeout = self.crew.options.idle_timeout
+        now = perf_counter()
+        old = [member for member in self.idle if now - member.idle_since >= timeout]
+        for member in old:
+            self.idle.remove(member)
+            self.endings.retire(member)
+        if old:
+            self.wanted, self.spare = 0, False
+        self._sweeping = bool(self.idle)
+        if self.idle:
+            self.crew.timers.after(timeout - (now - self.idle[0].idle_since), self._sweep)
+
+    # -- hiring --------------------------------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        crew = self.crew
+        needed = min(len(self.queue), self._max - self.running)
+        if not crew.closing:
+            needed = max(needed, self.wanted - self.running - len(self.idle))
+            if self.spare and not self.idle and self.running:
+                needed = max(needed, 1)
+        for _ in range(needed - self.starting):
+            self.starting += 1
+            number = next(crew.numbers)
+            crew.aside(self.endings.launched, launch, f"{crew.name}-{number}", crew.options.environment())
+
+    def prestart(self, count: int, ready: Callable[[BaseException | None], object]) -> None:
+        """Have `count` workers and a spare, whether there is work for them or not; `ready` is told when, or why not."""
+        self.wanted = max(self.wanted, count + 1)
+        self.awaited.append((count + 1, ready))
+        self._tell_who_waits_for_workers()
+
+    def _tell_who_waits_for_workers(self) -> None:
+        there = self.running + len(self.idle)
+        for count, ready in [each for each in self.awaited if each[0] <= there]:
+            self.awaited.remove((count, ready))
+            self.crew.todo.append(partial(ready, None))
+
+    def joined(self, member: Member) -> None:
+        """A worker is ready."""
+        member.ready = True
+        self.starting -= 1
+        if self.crew.closing and not self.queue:
+            self.endings.retire(member)
+            return
+        self.running += 1
+        self.rest(member)
+        self._tell_who_waits_for_workers()
+
+    def watch(self, member: Member) -> None:
+        """Notice what it says, and its end."""
+        crew, home = self.crew, self.crew.home
+        lines = member.lifelines
+        home.watch(lines.sock.fileno(), crew.look, home, partial(self.exchange.hear, member))
+        home.watch(lines.ended, crew.look, home, partial(self.endings.ended, member))
+        if member.blocked:
+            self.exchange.wait_until_writable(member)
+
+    # -- outcomes ------------------------------------------------------------------------------------------------------
+
+    def learn(self, job: Job, began: float, ended: float) -> None:
+        """How long a job took: what is expected of the next of its kind. Quick to rise, slow to fall."""
+        self.samples.append((job.queued_at, began, ended))
+        if job.on_the_wire:
+            return
+        key = pace_key(job.fn)
+        took = ended - began
+        pace = self._paces.get(key)
+        if pace is None:
+            if key is None:
+                return
+            if len(self._paces) >= REMEMBERED:
+                self._paces.clear()
+            self._paces[key] = took
+        else:
+            self._paces[key] = took if took > pace else pace + (took - pace) * 0.125
+
+    def settle(self, job: Job) -> None:
+        """A job has its outcome: on its way to whoever waits for it."""
+        if job.error is None:
+            self.completed += 1
+        else:
+            self.failed += 1
+        job.args = job.kwargs = job.context = job.call = job.remote = None
+        self.crew.todo.append(job)
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Likewise, with an error that did not come from the worker."""
+        job.error = error
+        self.settle(job)
+
+    def count_cancelled(self) -> None:
+        """One more job ended before it began."""
+        self.cancelled += 1
+
+    def cancel(self, job: Job, kill: bool) -> None:
+        """Nobody wants the result of a job that was given to a worker: take it back, or have it end."""
+        member = job.remote
+        if member is None:
+            return  # it has its outcome
+        if isinstance(member, Member):
+            if member.packing is job:
+                member.packing = None
+                self.rest(member)
+                self._end_as_cancelled(job)
+                return
+            self.take_back(member)
+        if job.remote is self.crew:
+            self.queue.remove(job)
+            self._end_as_cancelled(job)
+        elif isinstance(member, Member):
+            member.tell_cancelled(job)
+            self.to_flush(member)
+            if kill:
+                self.endings.condemn(member, job)
+
+    def _end_as_cancelled(self, job: Job) -> None:
+        self.cancelled += 1
+        job.error = CancelledError("it was cancelled before it began")
+        job.args = job.kwargs = job.context = job.call = job.remote = None
+        self.crew.todo.append(job)
+
+    def drop_queued(self) -> None:
+        """Withdraw everything that waits for a worker, and tell those who wait for it."""
+        queue, self.queue = self.queue, deque()
+        for job in queue:
+            if job.remote is None and not job.claim():
+                continue
+            self.cancelled += 1
+            begun, job.remote = job.remote is not None, None
+            job.args = job.kwargs = job.context = None
+            if isinstance(job, FutureJob) and not begun:
+                self.crew.todo.append(job.cancel)
+            else:
+                job.error = ExecutorClosed(f"{self.crew.name!r} was shut down before this function could begin")
+                self.crew.todo.append(job)
+
+    def cancel_running(self) -> None:
+        """Have everything that runs end early."""
+        for member in list(self.members):
+            for job, _ in list(member.in_flight.values()):
+                self.cancel(job, kill=True)
+            if member.packing is not None:
+                self.cancel(member.packing, kill=True)
+
+    def kill_all(self) -> None:
+        """End every worker at once, with what it runs."""
+        for member in list(self.members):
+            self.endings.kill(member)
+
+    def fail_queued(self, error_for: Callable[[Job], BaseException]) -> None:
+        """No worker can be had: everything that waits for one is told why."""
+        queue, self.queue = self.queue, deque()
+        for job in queue:
+            if job.remote is not None or (not job.withdrawn and job.begin()):
+                self.fail(job, error_for(job))
+        waiting, self.awaited = self.awaited, []
+        for _, ready in waiting:
+            self.crew.todo.append(partial(ready, error_for(_NO_JOB)))
+
+    def dismiss(self) -> None:
+        """There will be no more work: let everybody go."""
+        for member in list(self.idle):
+            self.idle.remove(member)
+            self.endings.retire(member)
+        for member in self.members:
+            if not member.ready and not member.retiring:
+                self.endings.kill(member)

@@ -1,0 +1,121 @@
+"""A worker process and what it has started, as the operating system sees them: ending them, measuring them.
+
+A worker leads a process group of its own. What it starts is in that group, unless it made itself a session or a group;
+then it is still a descendant. A process is only touched if it is a child of this one, or descends from such a child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psutil import Process
+
+#: Looks for processes that were started while the others were being stopped.
+_LOOKS = 10
+
+
+def end(pid: int, sig: int) -> None:
+    """Send `sig` to the worker `pid` and all its descendants, once to each. Takes some milliseconds. Never raises.
+
+    Before SIGKILL they are stopped, so that none can start another meanwhile that would be missed.
+    """
+    worker = _own_child(pid)
+    if worker is None:
+        return
+    descendants = _stop_all(worker) if sig == signal.SIGKILL else _descendants(worker)
+    _signal(worker, descendants, sig)
+
+
+def rss(pid: int) -> int:
+    """Resident memory in bytes, shared blocks that are mapped included; 0 if there is no such process. Microseconds."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _page_size()
+    except ProcessLookupError:
+        return 0
+    except (OSError, IndexError):
+        return 0 if os.path.exists("/proc/self/statm") else _rss_elsewhere(pid)
+
+
+@cache
+def _page_size() -> int:
+    return os.sysconf("SC_PAGE_SIZE")
+
+
+def _rss_elsewhere(pid: int) -> int:
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+# -- who -----------------------------------------------------------------------------------------------------------------
+
+
+def _own_child(pid: int) -> Process | None:
+    """The process, if it is a child of this one; its number is then its own until it is reaped."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process if process.ppid() == os.getpid() else None
+    except psutil.Error:
+        return None
+
+
+def _descendants(worker: Process) -> list[Process]:
+    import psutil
+
+    try:
+        found: list[Process] = worker.children(recursive=True)
+    except psutil.Error:
+        return []
+    return found
+
+
+def _stop_all(worker: Process) -> list[Process]:
+    """Everything that descends from `worker`, and none of it runs any more."""
+    known: set[Process] = set()
+    _signal(worker, [], signal.SIGSTOP)
+    for _ in range(_LOOKS):
+        new = [each for each in _descendants(worker) if each not in known]
+        if not new:
+            break
+        known.update(new)
+        _signal_each(new, signal.SIGSTOP)
+    return list(known)
+
+
+# -- signals -------------------------------------------------------------------------------------------------------------
+
+
+def _signal(worker: Process, descendants: list[Process], sig: int) -> None:
+    """To the group at once, which also has those whose parents are gone; then to those that are not in it."""
+    others = [each for each in descendants if _group_of(each.pid) != worker.pid]
+    try:
+        os.killpg(worker.pid, sig)
+    except OSError:  # it leads no group: it is just starting, or all of them have ended
+        others.append(worker)
+    _signal_each(others, sig)
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def _signal_each(processes: list[Process], sig: int) -> None:
+    import psutil
+
+    for process in processes:
+        with suppress(psutil.Error, OSError):
+            process.send_signal(sig)  # not if its number belongs to another by now

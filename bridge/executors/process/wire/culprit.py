@@ -1,0 +1,202 @@
+"""Which part of an object it is that cannot be pickled: looked for only once pickling has failed.
+
+    (fn, {"db": Holder(connection)}) ──> args[0]['db'].connection: cannot pickle 'sqlite3.Connection' object
+
+From the object that failed the search goes down to the first part that fails by itself, until no part does. It ends
+after so many seconds, levels and attempts, and then names the last part that it found. It calls the same `__reduce__`
+methods as pickling did.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from time import perf_counter
+from types import FunctionType, MethodType
+from typing import Any
+
+#: How far the search goes.
+MOST_LEVELS = 60
+MOST_ATTEMPTS = 2000
+#: Items of one container that are looked at.
+MOST_ITEMS = 1000
+#: Characters of a path that are shown.
+_LONGEST = 300
+
+#: Pickles an object into nothing: None, or the error.
+Attempt = Callable[[Any], BaseException | None]
+Step = tuple[str, Any]
+
+
+class _Search:
+    def __init__(self, attempt: Attempt, seconds: float):
+        self._attempt = attempt
+        self._until = perf_counter() + seconds
+        self._left = MOST_ATTEMPTS
+
+    def failing_part(self, steps: Iterable[Step], seen: set[int]) -> tuple[Step, BaseException] | None:
+        for name, part in steps:
+            if id(part) in seen or isinstance(part, (int, str, float, bytes, type(None))):
+                continue
+            if self._left <= 0 or perf_counter() > self._until:
+                return None
+            self._left -= 1
+            error = self._attempt(part)
+            if error is not None:
+                return (name, part), error
+        return None
+
+
+def find_culprit(obj: Any, error: BaseException, attempt: Attempt, seconds: float) -> tuple[str, BaseException]:
+    """The path to the part at fault, and its error. `error` is what pickling the whole object raised."""
+    search = _Search(attempt, seconds)
+    path, seen, part = "", {id(obj)}, obj
+    steps: Iterable[Step] = _first_steps(obj)
+    for _ in range(1 if isinstance(error, RecursionError) else MOST_LEVELS):
+        try:
+            found = search.failing_part(steps, seen)
+        except Exception:  # something that it looked into raises when looked at
+            break
+        if found is None:
+            break
+        (name, part), error = found
+        path += name
+        seen.add(id(part))
+        steps = _steps(part)
+    return _shown(path), error
+
+
+def path_of(obj: Any, matches: Callable[[Any], bool]) -> str | None:
+    """The path to the first part that matches, breadth first; None if there is none, or it lies too deep."""
+    level: list[Step] = [("", obj)]
+    seen: set[int] = set()
+    kept: list[Any] = []  # so that no number in `seen` is used twice
+    for depth in range(8):
+        below: list[Step] = []
+        for path, part in level:
+            if id(part) in seen or len(seen) > 20 * MOST_ITEMS:
+                continue
+            seen.add(id(part))
+            kept.append(part)
+            if matches(part):
+                return _shown(path)
+            with suppress(Exception):
+                below += [(path + name, inner) for name, inner in (_steps(part) if depth else _first_steps(part))]
+        level = below
+    return None
+
+
+def _first_steps(obj: Any) -> Iterator[Step]:
+    """A call is named as its author sees it, anything else as a value."""
+    if type(obj) is tuple and len(obj) >= 2 and callable(obj[0]) and type(obj[1]) is tuple:
+        yield "fn", obj[0]
+        for number, argument in enumerate(obj[1]):
+            yield f"args[{number}]", argument
+        for rest in obj[2:]:
+            if type(rest) is dict:
+                for key, argument in rest.items():
+                    yield f"kwargs[{key!r}]", argument
+            else:
+                yield "context", rest
+    else:
+        yield "error" if isinstance(obj, BaseException) else "value", _Itself(obj)
+
+
+class _Itself:
+    """The object as its own first part, because that is what is given a name."""
+
+    def __init__(self, obj: Any):
+        self.obj = obj
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Itself, (self.obj,)
+
+
+def _steps(part: Any) -> Iterator[Step]:
+    """Its parts, the telling ones first."""
+    if type(part) is _Itself:
+        part = part.obj
+    if isinstance(part, (list, tuple)):
+        yield from ((f"[{number}]", item) for number, item in enumerate(part[:MOST_ITEMS]))
+    elif isinstance(part, Mapping):
+        yield from _of_mapping(part)
+    elif isinstance(part, Set):
+        yield from (("{...}", item) for item, _ in zip(part, range(MOST_ITEMS), strict=False))
+    if isinstance(part, FunctionType):
+        yield from _of_function(part)
+    elif isinstance(part, MethodType):
+        yield ".__self__", part.__self__
+    elif isinstance(part, type):
+        yield from ((f".{name}", value) for name, value in vars(part).items() if not name.startswith("__"))
+    elif not isinstance(part, (list, tuple, dict, Set)) or type(part).__module__ != "builtins":
+        yield from _of_object(part)
+
+
+def _of_mapping(part: Mapping[Any, Any]) -> Iterator[Step]:
+    for (key, value), _ in zip(part.items(), range(MOST_ITEMS), strict=False):
+        yield f"[{key!r:.60}]", value
+        yield f" (the key {key!r:.60})", key
+
+
+def _of_function(function: FunctionType) -> Iterator[Step]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it is empty
+            yield f" (its variable {name!r})", cell.cell_contents
+    for number, value in enumerate(function.__defaults__ or ()):
+        yield f".__defaults__[{number}]", value
+    for name, value in (function.__kwdefaults__ or {}).items():
+        yield f".__kwdefaults__[{name!r}]", value
+    namespace = function.__globals__
+    for name in _names_in(function.__code__):
+        if name in namespace:
+            yield f" (the global variable {name!r})", namespace[name]
+    for name, value in vars(function).items():
+        yield f".{name}", value
+
+
+def _names_in(code: Any) -> list[str]:
+    names = list(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            names += _names_in(constant)
+    return names
+
+
+def _of_object(part: Any) -> Iterator[Step]:
+    yielded = set()
+    for name, value in (*_attributes(part), *_slots(part)):
+        yielded.add(id(value))
+        yield f".{name}", value
+    yield from (("." + step[0], step[1]) for step in _of_reduction(part) if id(step[1]) not in yielded)
+
+
+def _attributes(part: Any) -> list[Step]:
+    attributes = getattr(part, "__dict__", None)
+    return [(str(name), value) for name, value in attributes.items()] if isinstance(attributes, dict) else []
+
+
+def _slots(part: Any) -> Iterator[Step]:
+    for kind in type(part).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(part, name):
+                yield name, getattr(part, name)
+
+
+def _of_reduction(part: Any) -> Iterator[Step]:
+    """What its `__reduce_ex__` says that it consists of."""
+    reduced = part.__reduce_ex__(5)
+    if not isinstance(reduced, tuple):
+        return
+    names = ("__reduce__()[0]", "__reduce__()[1]", "__getstate__()")
+    for name, value in zip(names, reduced, strict=False):
+        if not isinstance(value, pickle.PickleBuffer):
+            yield name, value
+    for position in (3, 4):
+        if len(reduced) > position and reduced[position] is not None:
+            yield from ((f"__reduce__()[{position}]", item) for item in reduced[position])
+
+
+def _shown(path: str) -> str:
+    return path if len(path) <= _LONGEST else f"{path[: _LONGEST // 2]} ... {path[-_LONGEST // 2 :]}"

@@ -1,0 +1,76 @@
+"""The shared page: what one side must be able to see of the other without asking, even when the other is dead.
+
+    words:  BEGUN    the job that the worker began last        written by the worker, before it unpickles it
+            CANCEL   the job whose result nobody wants         written by the parent
+            LENGTH   bytes in the outbox                       written by the worker, after the bytes
+            ROUND    odd while the outbox is being sent        written by the worker
+            PHASE    how far the worker has come               written by the worker
+    outbox: frames that the worker has not sent yet
+
+Why: the worker sends the results of short jobs together. If it dies before that, the parent finds them here, and so a
+job that has ended is never lost to the crash of the next one. BEGUN says which jobs were never begun and may run
+elsewhere. After the worker's death nothing is ambiguous. While it lives, the parent takes a copy of the outbox and trusts
+it only if ROUND was even and the same before and after.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+
+from bridge.executors.process.wire.frames import frames_in
+
+BEGUN, CANCEL, LENGTH, ROUND, PHASE = range(5)
+#: Values of PHASE.
+STARTING, INITIALIZING, SERVING = range(3)
+
+_WORDS = 64  # bytes
+OUTBOX = 1 << 16
+SIZE = _WORDS + OUTBOX
+
+
+def anonymous_file(name: str, size: int) -> int:
+    """A descriptor of memory that has no name in any file system, and is gone when the last descriptor is."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+    else:
+        folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+        with tempfile.TemporaryFile(dir=folder) as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+class SharedPage:
+    """The page as one side sees it; `descriptor` is not kept."""
+
+    def __init__(self, descriptor: int):
+        self._map = mmap.mmap(descriptor, SIZE)
+        view = memoryview(self._map)
+        self.words: memoryview = view[:_WORDS].cast("Q")
+        self.outbox: memoryview = view[_WORDS:]
+
+    def unsent(self) -> list[tuple[int, int, memoryview]] | None:
+        """The frames that the worker has not sent, in the order in which it would; None if it is sending just now."""
+        words = self.words
+        number = words[ROUND]
+        if number & 1:
+            return None
+        copy = bytes(self.outbox[: words[LENGTH]])
+        if words[ROUND] != number:
+            return None
+        return list(frames_in(memoryview(copy)))
+
+    def left_behind(self) -> tuple[list[tuple[int, int, memoryview]], bool]:
+        """After the worker's death: what is in the outbox, and whether some of that may have been sent, too."""
+        copy = bytes(self.outbox[: self.words[LENGTH]])
+        return list(frames_in(memoryview(copy))), bool(self.words[ROUND] & 1)
+
+    def close(self) -> None:
+        self.words.release()
+        self.outbox.release()
+        try:
+            self._map.close()
+        except BufferError:  # somebody looks at it just now; it goes with the last view
+            pass

@@ -1,0 +1,225 @@
+"""The pickler: cloudpickle's, with what this library knows of its two ends.
+
+Out, to a worker: functions and classes of the parent's `__main__`, lambdas and closures travel by value, with a token.
+Home, to the parent: those travel by token, so that the parent finds its own; what a worker has made itself, by value,
+with the globals of the parent's module of that name. Functions beneath a decorator go by the name of what lies above.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import AsyncGeneratorType, CoroutineType, FunctionType
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from bridge.executors.process.wire import traveling
+from bridge.executors.process.wire.context import reduce_var
+from bridge.executors.process.wire.originals import (
+    HOME_MARK,
+    beneath,
+    finish_arrival,
+    finish_function,
+    function_among,
+    home_of,
+    layers_above,
+    module_with,
+    original,
+    originals,
+    spare_copies,
+    token_that_came_with,
+)
+
+PROTOCOL = 5
+#: Bytes of a copy that travels along with a token, at most.
+MOST_SPARE = 1 << 14
+#: Buffers from this size on travel out of band.
+LARGE_BUFFER = 1 << 16
+
+Reducer = Callable[[Any], Any]
+
+_ANYWHERE: dict[type, Reducer] = {
+    memoryview: traveling.reduce_memoryview,
+    ContextVar: reduce_var,
+    traveling.context_type: traveling.reduce_context,
+}
+_OUT: dict[type, Reducer] = {
+    **_ANYWHERE,
+    CoroutineType: traveling.refuse_coroutine,
+    AsyncGeneratorType: traveling.reduce_to_handle,
+}
+_HOME: dict[type, Reducer] = {
+    **_ANYWHERE,
+    CoroutineType: traveling.reduce_coroutine,
+    AsyncGeneratorType: traveling.reduce_async_generator,
+}
+
+
+def know_portals() -> None:
+    """Once portals exist in this process, they can be sent out."""
+    portal = sys.modules.get("bridge.threads.portal")
+    if portal is not None and hasattr(portal, "Portal"):
+        _OUT[portal.Portal] = traveling.reduce_portal
+
+
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """One for each direction. Can be used again after `refresh`."""
+
+    _reducers: dict[type, Reducer]
+
+    def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None):
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
+        self.dispatch_table: dict[Any, Any] = _dispatch_table()
+        self._iterables_as_handles = False
+
+    def refresh(self, iterables_as_handles: bool = False) -> None:
+        """Forget what was pickled before."""
+        self.clear_memo()
+        self.globals_ref: dict[int, dict[str, Any]] = {}
+        self.dispatch_table = _dispatch_table()
+        self._iterables_as_handles = iterables_as_handles
+
+    def dump(self, obj: Any) -> None:
+        pickle.Pickler.dump(self, obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called for everything that is not of a built-in type."""
+        kind = type(obj)
+        if kind is FunctionType:
+            return self._reduce_function(obj)
+        reducer = self._reducers.get(kind)
+        if reducer is not None:
+            return reducer(obj)
+        if issubclass(kind, type):
+            return self._reduce_class(obj)
+        if self._iterables_as_handles and hasattr(kind, "__aiter__"):
+            return self._reduce_iterable(obj)
+        return NotImplemented
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        reduced = super().reducer_override(function)
+        if reduced is NotImplemented:
+            return reduced
+        layers = layers_above(function)
+        if layers:
+            return beneath, (function.__module__, function.__qualname__, layers)
+        return self._by_value(function, reduced)
+
+    def _reduce_class(self, cls: type) -> Any:
+        reduced = super().reducer_override(cls)
+        if reduced is NotImplemented or len(reduced) != 6:  # by its name, or a type like NoneType
+            return reduced
+        return self._by_value(cls, reduced)
+
+    def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        raise NotImplementedError
+
+    def _reduce_iterable(self, iterable: Any) -> Any:
+        return NotImplemented
+
+
+class OutPickler(ValuePickler):
+    """From the parent to a worker."""
+
+    _reducers = _OUT
+
+    def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        make, args, state, _, _, setter = reduced
+        return make, args, (originals.token_of(obj), setter, state), None, None, finish_arrival
+
+    def _function_getnewargs(self, function: FunctionType) -> tuple[Any, ...]:
+        args: tuple[Any, ...] = super()._function_getnewargs(function)
+        home = module_with(function.__globals__)
+        if home is not None:
+            args[1][HOME_MARK] = home
+        return args
+
+    def _reduce_iterable(self, iterable: Any) -> Any:
+        """A handle, for one that cannot be pickled."""
+        try:
+            OutPickler(io.BytesIO()).dump(iterable)
+        except Exception:
+            return traveling.reduce_to_handle(iterable)
+        return NotImplemented
+
+
+class HomePickler(ValuePickler):
+    """From a worker to its parent."""
+
+    _reducers = _HOME
+    spares: bool = True
+
+    def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None):
+        super().__init__(file, buffer_callback)
+        self._making: Any = None  # what is to travel by value, whatever it is
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        return self._by_token(function, False) or super()._reduce_function(function)
+
+    def _reduce_class(self, cls: type) -> Any:
+        return self._by_token(cls, True) or super()._reduce_class(cls)
+
+    def _by_token(self, obj: Any, is_class: bool) -> tuple[Any, ...] | None:
+        """None for what has no original at home, as far as is known here."""
+        if self._making is obj:
+            return None
+        token = token_that_came_with(obj)
+        if token is None and (obj.__module__ != "__main__" or "<" in obj.__qualname__):
+            return None
+        return original, (token, obj.__module__, obj.__qualname__, is_class, self._spare(obj) if self.spares else b"")
+
+    def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        home = home_of(obj.__globals__) if isinstance(obj, FunctionType) else None
+        if home is None:
+            return reduced
+        _, (code, _, _, _, closure), (attributes, slots), _, _, _ = reduced
+        for name in ("__globals__", "_cloudpickle_submodules"):
+            slots.pop(name, None)
+        return function_among, (home, code, closure), (attributes, slots), None, None, finish_function
+
+    def _spare(self, obj: Any) -> bytes:
+        spare: bytes | None = spare_copies.get(obj)
+        if spare is None:
+            spare = _copy_of(obj)
+            spare_copies.set(obj, spare)
+        return spare
+
+
+class _Small(io.BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > MOST_SPARE:
+            raise ValueError("too large")
+        return super().write(data)
+
+
+def _copy_of(obj: Any) -> bytes:
+    """A function or class by value; b"" if that is not worth it."""
+    file = _Small()
+    pickler = HomePickler(file)
+    pickler.spares = False
+    pickler._making = obj
+    try:
+        pickler.dump(obj)
+    except Exception:
+        return b""
+    return file.getvalue()
+
+
+# -- copyreg -------------------------------------------------------------------------------------------------------------
+
+_merged: dict[int, dict[Any, Any]] = {}
+
+
+def _dispatch_table() -> dict[Any, Any]:
+    """cloudpickle's and copyreg's in one: theirs is a ChainMap, which is slow, and looked into for each object."""
+    entries = len(copyreg.dispatch_table)
+    merged = _merged.get(entries)
+    if merged is None:
+        _merged.clear()
+        merged = _merged[entries] = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+    return merged

@@ -1,0 +1,121 @@
+"""Where a worker process begins and ends.
+
+    loky starts Python ──> main: tie to the parent, signals, SETUP ──> initializer ──> READY ──> jobs ... QUIT ──> exit 0
+
+A worker is the leader of a process group of its own, so that it can be ended with its descendants. It ignores SIGINT:
+Ctrl-C is the parent's to decide about. SIGTERM unwinds the running function, then ends the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.context import Declared
+from bridge.executors.process.wire.errors import pack_error
+from bridge.executors.process.wire.page import INITIALIZING, PHASE, SERVING, SharedPage
+from bridge.executors.process.worker.line import Line
+from bridge.executors.process.worker.logs import apply_levels, forward_logs
+from bridge.executors.process.worker.running import Runner, Terminated, end_by_signal
+
+
+def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) -> None:
+    """Be a worker. All arguments are descriptors: two sockets, the read ends of two pipes, the shared page."""
+    _tie_to_parent(lifeline)
+    running = _take_signals()
+    shared = SharedPage(page)
+    os.close(page)
+    os.set_blocking(permits, False)
+    line = Line(socket.socket(fileno=sock), socket.socket(fileno=descriptors), permits, shared)
+    for descriptor in (sock, descriptors, permits, lifeline):
+        os.set_inheritable(descriptor, False)
+    runner = _set_up(line)
+    if runner is None:
+        return
+    running.append(runner)
+    shared.words[PHASE] = SERVING
+    line.send(frames.READY, os.getpid())
+    runner.serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _tie_to_parent(lifeline: int) -> None:
+    """End with the parent, however that ends, and whatever this process does then.
+
+    The parent holds the other end of a pipe into which nobody writes. On Linux the kernel itself sends SIGKILL to the
+    whole process group when that end is gone, even if the GIL is held; elsewhere a thread waits for it.
+    """
+    os.setpgid(0, 0)
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
+        try:
+            if os.read(lifeline, 1) == b"":
+                os._exit(1)  # gone already
+        except BlockingIOError:
+            pass
+        return
+
+    def wait_for_the_end() -> None:
+        os.read(lifeline, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait_for_the_end, name="bridge-lifeline", daemon=True).start()
+
+
+def _take_signals() -> list[Runner]:
+    """SIGINT is ignored; SIGTERM ends the running function, or at once a process that runs none."""
+    running: list[Runner] = []
+
+    def terminate(number: int, frame: object) -> None:
+        if running and running[0].busy:
+            raise Terminated(128 + number)
+        end_by_signal(number)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, terminate)
+    return running
+
+
+def _set_up(line: Line) -> Runner | None:
+    """Do what the first frame says. None if the initializer raised: the parent has been told."""
+    from bridge.executors.process.wire.blocks import BlockStore, Mappings
+    from bridge.executors.process.wire.pickling import Packer, Unpacker
+
+    store = BlockStore(line.send_descriptor)
+    line.packer = Packer(store, direction="home")
+    line.unpacker = Unpacker(Mappings(line.receive_descriptor, line.released.append), direction="out")
+    setup: list[memoryview] = []
+    line.listeners[frames.SETUP] = lambda ident, payload: setup.append(memoryview(bytes(payload)))
+    line.listeners[frames.RELEASE] = lambda ident, payload: store.release(ident)
+    line.listeners[frames.FORGET] = lambda ident, payload: line.unpacker.mappings.forget(ident)
+    line.listeners[frames.TRIM] = lambda ident, payload: _trim(line, store)
+    try:
+        line.wait_until(lambda: bool(setup))
+        initializer, initargs, context, logs = line.unpacker.unpack(setup[0])
+        declared = Declared(context)
+        forward_logs(lambda record: line.send(frames.LOG, 0, record), logs)
+        line.listeners[frames.LEVELS] = lambda ident, payload: apply_levels(pickle.loads(payload))
+        line.page.words[PHASE] = INITIALIZING
+        if initializer is not None:
+            initializer(*initargs)
+    except BaseException as error:
+        line.send(frames.ERROR, 0, frames.TIMES.pack(0.0, 0.0) + pack_error(error, line.packer))
+        return None
+    return Runner(line, declared.call)
+
+
+def _trim(line: Line, store: Any) -> None:
+    """Let go of blocks that lie ready, and say which."""
+    for ident in store.trim():
+        line.send(frames.FORGET, ident)

@@ -1,0 +1,193 @@
+"""Where work was sent off: the line of the program that an error message should point to.
+
+    submit: submit_site() ── (code, instruction), two pointers ──> job.site ┐
+    await:  nothing at all; the task that waits still stands at its line ───┴─> note_site(error, job), if it fails
+
+In: jobs. Out: notes on errors. Only what has failed pays for finding the line.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from asyncio import Future, Task
+
+    from bridge.threads.job import Job
+
+#: A code object, and the instruction in it that was executed (`f_lasti`).
+Site = tuple[CodeType, int]
+
+#: Where bridge's own modules lie.
+PACKAGE: str = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+#: Folders of those that submit on behalf of others.
+_PLUMBING: tuple[str, ...] = (
+    PACKAGE,
+    os.path.join(os.path.dirname(os.__file__), "asyncio", ""),
+    os.path.join(os.path.dirname(os.__file__), "concurrent", "futures", ""),
+)
+#: How the attributes of what can await begin.
+_AWAITING: dict[type, str] = {CoroutineType: "cr", AsyncGeneratorType: "ag", GeneratorType: "gi"}
+#: Tasks that are asked who waits for them, until one has a line of the program.
+_MOST_TASKS = 8
+#: Awaits inside one another that are looked through.
+_MOST_AWAITS = 1000
+
+
+def is_bridges(filename: str) -> bool:
+    """Is this a file of bridge itself?"""
+    return filename.startswith(PACKAGE)
+
+
+# -- submitted -----------------------------------------------------------------------------------------------------------
+
+
+def submit_site() -> Site | None:
+    """The innermost line outside bridge that is being executed, as cheaply as it can be remembered."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not code.co_filename.startswith(_PLUMBING):
+            return code, frame.f_lasti
+        frame = frame.f_back
+    return None
+
+
+def describe(site: Site) -> str:
+    """`file:line in function`."""
+    code, instruction = site
+    line: int | None = code.co_firstlineno
+    for begin, end, number in code.co_lines():
+        if begin <= instruction < end:
+            line = number or line
+            break
+    return f"{code.co_filename}:{line} in {code.co_qualname}"
+
+
+# -- awaited -------------------------------------------------------------------------------------------------------------
+
+
+def waiting_site(job: Job) -> Site | None:
+    """The line at which the task that awaits `job` stands, or the task that waits for that one."""
+    task = _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)
+    for _ in range(_MOST_TASKS):
+        if task is None:
+            return None
+        site = _innermost(_coroutine_of(task))
+        if site is not None:
+            return site
+        task = _who_waits_for(task)  # asyncio.gather(executor.run(...)): nothing but bridge in the task itself
+    return None
+
+
+def _waiter_of(step: object) -> Any:
+    """The asyncio task whose next step this callback is."""
+    task = getattr(step, "__self__", None)
+    return task if _is_task(task) else None
+
+
+def _is_task(thing: object) -> TypeGuard[Task[Any]]:
+    asyncio = sys.modules.get("asyncio")  # where it is not loaded there is none
+    return asyncio is not None and isinstance(thing, asyncio.Task)
+
+
+def _is_future(thing: object) -> TypeGuard[Future[Any]]:
+    return bool(getattr(thing, "_asyncio_future_blocking", None) is not None and hasattr(thing, "_callbacks"))
+
+
+def _coroutine_of(task: Any) -> Any:
+    return task.get_coro() if _is_task(task) else getattr(task, "coro", None)  # trio
+
+
+def _innermost(coro: Any) -> Site | None:
+    """The innermost frame outside bridge in a chain of things that await one another."""
+    found = None
+    for _ in range(_MOST_AWAITS):
+        kind = _AWAITING.get(type(coro))
+        if kind is None:
+            coro = _behind(coro)
+            if coro is None:
+                break
+            continue
+        frame: FrameType | None = getattr(coro, f"{kind}_frame")
+        if frame is not None and not _is_plumbing(frame):
+            found = frame.f_code, frame.f_lasti
+        coro = getattr(coro, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
+    return found
+
+
+def _behind(awaited: Any) -> Any:
+    """What a step of an async generator, or the iterator of a coroutine, belongs to."""
+    if type(awaited).__module__ != "builtins":
+        return None
+    return next((each for each in gc.get_referents(awaited) if type(each) in _AWAITING), None)
+
+
+def _is_plumbing(frame: FrameType) -> bool:
+    if frame.f_code.co_filename.startswith(_PLUMBING):
+        return True
+    module: str = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] in ("trio", "anyio")
+
+
+def _who_waits_for(task: Any) -> Any:
+    """The task that will go on when `task` is done, through gather, wait, shield and task groups; None if unknown."""
+    nursery = getattr(task, "parent_nursery", None)
+    if nursery is not None:
+        return nursery.parent_task  # trio
+    futures = [task]
+    for _ in range(_MOST_TASKS):
+        futures, before = [], futures
+        for future in before:
+            for callback, _context in getattr(future, "_callbacks", None) or ():
+                waiter = _waiter_of(callback) or _host_of(callback)
+                if waiter is not None:
+                    return waiter
+                futures += [each for each in _held_by(callback) if _is_future(each)]
+    return None
+
+
+def _host_of(callback: Any) -> Any:
+    """The task that has entered the task group to which this callback belongs."""
+    for held in _held_by(callback):
+        host = getattr(held, "_parent_task", None)  # asyncio.TaskGroup
+        if host is None:
+            host = getattr(getattr(held, "cancel_scope", None), "_host_task", None)  # anyio
+        if _is_task(host):
+            return host
+    return None
+
+
+def _held_by(callback: Any) -> Iterator[Any]:
+    """What a callback was made with: its object, its arguments, its closure."""
+    yield getattr(callback, "__self__", None)
+    if isinstance(callback, partial):
+        yield from callback.args
+    for cell in getattr(callback, "__closure__", None) or ():
+        with suppress(ValueError):  # empty
+            yield cell.cell_contents
+
+
+# -- the note ------------------------------------------------------------------------------------------------------------
+
+
+def note_site(error: BaseException, job: Job) -> None:
+    """Add to `error` where `job` was submitted, or where it is awaited, as a note. Never raises; nothing if unknown."""
+    try:
+        site, how = getattr(job, "site", None), "submitted"
+        if site is None:
+            site, how = waiting_site(job), "awaited"
+        if site is None:
+            return
+        note = f"{how} at {describe(site)}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    except Exception:  # an error that takes no notes is told without
+        pass
