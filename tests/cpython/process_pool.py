@@ -364,7 +364,7 @@ class ProcessDeadlockTests(test_deadlock.ExecutorDeadlockTest, _OnBridge):
 
     @instead(_BAD_PICKLE)
     def test_exit_at_task_unpickle(self) -> None:
-        self._check_crash(UnpicklingError, id, test_deadlock.ExitAtUnpickle())
+        self._check_crash(SystemExit, id, test_deadlock.ExitAtUnpickle())
 
     @instead(_BAD_PICKLE)
     def test_error_at_task_unpickle(self) -> None:
@@ -382,12 +382,6 @@ class ProcessDeadlockTests(test_deadlock.ExecutorDeadlockTest, _OnBridge):
     def test_crash_during_result_pickle_on_worker(self) -> None:
         self._check_crash(bridge.WorkerDied, test_deadlock._return_instance, test_deadlock.CrashAtPickle)
 
-    @instead(
-        "CPython's expects the SystemExit itself; here whatever pickling raises becomes a PicklingError, as in the parent"
-    )
-    def test_exit_during_result_pickle_on_worker(self) -> None:
-        self._check_crash(PicklingError, test_deadlock._return_instance, test_deadlock.ExitAtPickle)
-
     @instead(_BAD_PICKLE)
     def test_error_during_result_unpickle_in_result_handler(self) -> None:
         self.addCleanup(setattr, sys, "stderr", sys.stderr)  # it is replaced by what is unpickled
@@ -395,7 +389,7 @@ class ProcessDeadlockTests(test_deadlock.ExecutorDeadlockTest, _OnBridge):
 
     @instead(_BAD_PICKLE)
     def test_exit_during_result_unpickle_in_result_handler(self) -> None:
-        self._check_crash(UnpicklingError, test_deadlock._return_instance, test_deadlock.ExitAtUnpickle)
+        self._check_crash(SystemExit, test_deadlock._return_instance, test_deadlock.ExitAtUnpickle)
 
     @instead(_BREAKS)
     def test_shutdown_deadlock(self) -> None:

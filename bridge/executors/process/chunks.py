@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.executors.amap import MapJob, Window
 from bridge.executors.process.worker.chunk import Chunk, run_chunk
+from bridge.threads.site import Site, submit_site
 
 if TYPE_CHECKING:
     from bridge.executors.process.executor import ProcessExecutor
@@ -30,7 +31,8 @@ GROWTH = 8
 class _ChunkJob(MapJob):
     """`count` calls that travel together."""
 
-    __slots__ = ("count", "window")
+    __slots__ = ("count", "site", "window")
+    site: Site | None
     count: int
     window: ChunkWindow
 
@@ -55,6 +57,7 @@ class ChunkWindow(Window):
         self._largest = LARGEST if in_flight is None else max(1, in_flight // chunks)
         self._most_chunks = chunks if in_flight is None else in_flight
         self._size = 1
+        self._site = submit_site()
         self._calls: list[tuple[Any, ...]] = []
         self._in_window = 0
 
@@ -77,7 +80,7 @@ class ChunkWindow(Window):
         if not calls:
             return
         job = _ChunkJob(run_chunk, (self.fn, calls), self.host, self.mailbox)
-        job.count, job.window = len(calls), self
+        job.count, job.window, job.site = len(calls), self, self._site
         self._carrier.submit_job(job)
         self.jobs.append(job)
 

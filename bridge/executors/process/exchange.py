@@ -16,6 +16,7 @@ from bridge.executors.process.logs import handle_record
 from bridge.executors.process.member import Member, StreamJob
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.errors import unpack_error
+from bridge.executors.process.worker.chunk import Chunk
 from bridge.threads.job import Job
 from bridge.threads.site import note_site
 
@@ -110,18 +111,24 @@ class Exchange:
             note_site(job.error, job)
         elif member.unpacker.is_large(parcel):
             job.remote = None  # nothing can be cancelled any more
-            self._crew.aside(partial(self._unpacked, job), member.unpacker.unpack_patiently, bytes(parcel))
+            self._crew.aside(partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel))
             return
         else:
             try:
-                job.value = member.unpacker.unpack(parcel)
+                job.value = value = member.unpacker.unpack(parcel)
             except BaseException as error:
-                job.error = error
-                note_site(error, job)
+                self._unpacked(job, member, None, error)
+                return
+            if type(value) is Chunk:
+                self._unpacked(job, member, value, None)
+                return
         roster.settle(job)
 
-    def _unpacked(self, job: Job, value: Any, error: BaseException | None) -> None:
+    def _unpacked(self, job: Job, member: Member, value: Any, error: BaseException | None) -> None:
         job.value = value
+        if type(value) is Chunk and value.error is not None:
+            value.rebuild(member.unpacker)
+            note_site(value.error, job)
         if error is not None:
             job.error = error
             note_site(error, job)

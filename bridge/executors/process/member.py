@@ -11,7 +11,9 @@ without work needs no permit, because nothing can be ahead of it.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from multiprocessing import active_children
 from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -76,6 +78,7 @@ class Member:
         self.verdict: Any = None  # the error that the job gets if the worker dies of us
         self.alarms: list[Alarm] = []
         self.idle_since: float = 0.0
+        self.trimmed: bool = False  # since then
         self.blocked: bool = False  # the kernel takes no more bytes just now
         self._seq = 0
         self._out: list[bytes] = []
@@ -159,13 +162,9 @@ class Member:
             self.send(frames.RELEASE, self.released.pop())
 
     def _send_descriptor(self, descriptor: int, message: bytes) -> None:
-        import socket
-
         socket.send_fds(self.lifelines.descriptors, [message], [descriptor])
 
     def _receive_descriptor(self) -> tuple[int, bytes]:
-        import socket
-
         message, descriptors, _, _ = socket.recv_fds(self.lifelines.descriptors, 256, 1)
         return descriptors[0], message
 
@@ -234,6 +233,8 @@ class Member:
     def exit_code(self) -> int | None:
         """As `multiprocessing.Process.exitcode`; None if somebody else has taken it away."""
         code: int | None = self.lifelines.process.exitcode
+        self.lifelines.process = None
+        active_children()  # has multiprocessing let go of the process, too, and of its descriptor
         return code
 
     def bury(self) -> tuple[list[Job], list[Job]]:

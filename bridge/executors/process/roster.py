@@ -44,6 +44,8 @@ NEAR = 0.0002
 OVERDUE = 0.003
 #: Bytes up to which arguments are pickled on the loop; what is larger is left to a helper thread.
 DIRECT = 1 << 16
+#: Seconds after which an idle worker's blocks are no longer kept for reuse.
+TRIM = 5.0
 #: Functions whose pace is remembered.
 REMEMBERED = 4096
 
@@ -212,10 +214,11 @@ class Roster:
             self.endings.retire(member)
             return
         member.idle_since = perf_counter()
+        member.trimmed = False
         self.idle.append(member)
         if not self._sweeping:
             self._sweeping = True
-            self.crew.timers.after(self.crew.options.idle_timeout, self._sweep)
+            self.crew.timers.after(min(TRIM, self.crew.options.idle_timeout), self._sweep)
 
     def lend(self, member: Member) -> None:
         """Its job waits for the parent: another worker may run one meanwhile, and nothing waits behind this one."""
@@ -292,9 +295,20 @@ class Roster:
             self.endings.retire(member)
         if old:
             self.wanted, self.spare = 0, False
+        for member in self.idle:
+            if now - member.idle_since >= TRIM and not member.trimmed:
+                self._trim(member)
         self._sweeping = bool(self.idle)
         if self.idle:
-            self.crew.timers.after(timeout - (now - self.idle[0].idle_since), self._sweep)
+            self.crew.timers.after(min(TRIM, max(0.0, timeout - (now - self.idle[0].idle_since))), self._sweep)
+
+    def _trim(self, member: Member) -> None:
+        """Let go of the blocks that lie ready, here and there."""
+        member.trimmed = True
+        for ident in member.store.trim():
+            member.send(frames.FORGET, ident)
+        member.send(frames.TRIM, 0)
+        self._to_flush.add(member)
 
     # -- hiring --------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from bridge.executors.process.member import Member, StreamJob
 from bridge.executors.process.wire import frames
 from bridge.loop.hosts import current_host
 from bridge.threads.host import Host
+from bridge.threads.site import Site, submit_site
 
 _END = object()
 
@@ -40,7 +41,7 @@ class _Held:
 
 
 class _StreamJob(StreamJob):
-    __slots__ = ("_credit", "_held", "_member", "_number", "_over", "_seq", "ended", "in_flight", "mailbox")
+    __slots__ = ("_credit", "_held", "_member", "_number", "_over", "_seq", "ended", "in_flight", "mailbox", "site")
 
     _member: Member
 
@@ -54,6 +55,7 @@ class _StreamJob(StreamJob):
         self._held: deque[_Held] = deque()
         self._number = self._credit = self._seq = 0
         self._over = False
+        self.site: Site | None = submit_site()
 
     # -- on the crew's home --------------------------------------------------------------------------------------------
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bridge.executors.process.wire.errors import pack_error, unpack_error
+from bridge.threads.here import here
 from bridge.threads.job import check_cancelled
+
+if TYPE_CHECKING:
+    from bridge.executors.process.wire.pickling import Unpacker
 
 
 @dataclass(slots=True)
@@ -16,7 +21,13 @@ class Chunk:
 
     values: list[Any]
     seconds: float
-    error: BaseException | None
+    #: As `wire.errors` packs it, until `rebuild`.
+    error: Any
+
+    def rebuild(self, unpacker: Unpacker) -> None:
+        """In the parent: make an exception of the error again, with the worker's traceback."""
+        if self.error is not None:
+            self.error = unpack_error(self.error, unpacker)
 
 
 def run_chunk(fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Chunk:
@@ -29,6 +40,6 @@ def run_chunk(fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Chunk:
         try:
             values.append(fn(*args))
         except Exception as reason:
-            error = reason
+            error = pack_error(reason, here.worker.packer)  # type: ignore[union-attr]
             break
     return Chunk(values, perf_counter() - began, error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
+from contextvars import Context
 from typing import Any, TypeVar
 
 from bridge.executors.process.worker.line import Line
@@ -16,11 +17,11 @@ from bridge.loop.event_loop import new_event_loop
 T = TypeVar("T")
 
 
-def run_coroutine(line: Line, coro: Coroutine[Any, Any, T], cancelled: Callable[[], bool]) -> T:
-    """Run `coro` to its end and return or raise its outcome; cancel it once `cancelled()` is true."""
+def run_coroutine(line: Line, coro: Coroutine[Any, Any, T], context: Context, cancelled: Callable[[], bool]) -> T:
+    """Run `coro` in `context` to its end and return or raise its outcome; cancel it once `cancelled()` is true."""
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(_watched(line, coro, cancelled))
+            return runner.run(_watched(line, coro, cancelled), context=context)
     except asyncio.CancelledError as error:
         raise CancelledError(*error.args) from None  # the one that means the same on every loop
 

@@ -9,7 +9,8 @@ waits looks at what it waits for while it holds `_news`, and the leader, having 
 wake them: one sees the other. There is no thread that only reads, so the way of a job costs no change of threads;
 `read_in_background` starts one when answers may come while nobody waits.
 
-The outbox is in the shared page (see `wire.page`), written under `_sending`. If the parent dies, `recv` says so, and
+The outbox is in the shared page (see `wire.page`), written by whoever holds `_sending`, from `_pending`, to which everybody
+appends. If the parent dies, `recv` says so, and
 the process ends where it is; long before that the kernel has usually killed it (`main._tie_to_parent`).
 """
 
@@ -25,8 +26,10 @@ from itertools import count
 from time import perf_counter
 from typing import Any
 
+from bridge.errors import LoopClosed
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.page import LENGTH, OUTBOX, ROUND, SharedPage
+from bridge.threads.here import here
 
 #: Seconds for which the worker stays awake for the next frame, if the last one came within `QUICK` seconds.
 SPIN = 0.00006
@@ -54,6 +57,11 @@ class Line:
         self._permit: int | None = None  # read, but for a later job
         self._inflow = frames.Inflow()
         self._sending = allocate_lock()
+        self._pending: deque[bytes] = deque()
+        self._urgent = False
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork_in_child)
         self._leading = allocate_lock()
         self._news = threading.Condition()
         self._followers = 0
@@ -193,6 +201,13 @@ class Line:
         message, descriptors, _, _ = socket.recv_fds(self._descriptors, 256, 1)
         return descriptors[0], message
 
+    def after_fork_in_child(self) -> None:
+        """In a process that the running function has forked off: the line is its parent's."""
+        here.worker = None
+        self._forked = True
+        self.sock.close()
+        self._descriptors.close()
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def new_ident(self) -> int:
@@ -204,22 +219,44 @@ class Line:
 
     def keep(self, kind: int, ident: int, payload: bytes) -> None:
         """Put a frame into the outbox, to be sent with the next flush. It survives the death of this process."""
-        with self._sending:
-            self._keep(frames.frame(kind, ident, payload))
+        self._pending.append(frames.frame(kind, ident, payload))
+        self._work_off(False)
 
     def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
-        """Send a frame now, after everything kept before; from any thread."""
-        with self._sending:
-            self._keep(frames.frame(kind, ident, payload))
-            self._flush()
+        """Send a frame now, after everything kept before; from any thread, also from a finalizer that interrupts this."""
+        if self._forked:
+            raise LoopClosed("this process was forked off in a worker process, and the way to the parent's loop is not its own")
+        self._pending.append(frames.frame(kind, ident, payload))
+        self._urgent = True
+        self._work_off(True)
 
     def flush(self) -> None:
         """Send what was kept, if there is anything."""
         if self.released:
             self._give_back_blocks()
-        if self.page.words[LENGTH]:
-            with self._sending:
-                self._flush()
+        if self.page.words[LENGTH] or self._pending:
+            self._urgent = True
+            self._work_off(True)
+
+    def _work_off(self, urgent: bool) -> None:
+        """Move what is pending into the outbox and, if somebody wants that, send it.
+
+        Whoever finds somebody else at it leaves the work to him: he looks again when he has let go of it. A frame is
+        pending, and wanted, before that is tried, so that one of the two sees it.
+        """
+        while self._pending or (urgent and self._urgent):
+            if not self._sending.acquire(False):
+                return
+            try:
+                pending = self._pending
+                while pending:
+                    self._keep(pending.popleft())
+                if self._urgent:
+                    self._urgent = False
+                    self._flush()
+            finally:
+                self._sending.release()
+            urgent = True
 
     def _give_back_blocks(self) -> None:
         released = self.released

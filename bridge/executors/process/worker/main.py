@@ -112,7 +112,7 @@ def _set_up(line: Line) -> Runner | None:
     except BaseException as error:
         line.send(frames.ERROR, 0, frames.TIMES.pack(0.0, 0.0) + pack_error(error, line.packer))
         return None
-    return Runner(line, declared.call)
+    return Runner(line, declared)
 
 
 def _trim(line: Line, store: Any) -> None:

@@ -14,11 +14,13 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from contextvars import Context
 from inspect import isasyncgen, iscoroutine
 from time import perf_counter
 from typing import Any, NoReturn
 
 from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.context import Declared
 from bridge.executors.process.wire.errors import pack_error
 from bridge.executors.process.wire.page import BEGUN, CANCEL, LENGTH
 from bridge.executors.process.worker.line import Line
@@ -69,27 +71,25 @@ class Seat:
     def __init__(self, line: Line):
         self._line = line
         self._job = RunningJob(line)
-        self._portal: Any = None
         self.pool = NoPool()
+        self.packer = line.packer
         self.has_slot = True
         self.job: Any = None  # the job at hand, None between jobs
 
     @property
     def portal(self) -> Any:
-        """The way into the loop that sent the job; made when first asked for."""
-        if self._portal is None:
-            from bridge.executors.process.worker.portal import RemotePortal
+        """The way into the loop that sent the job at hand."""
+        from bridge.executors.process.worker.portal import RemotePortal
 
-            self._portal = RemotePortal(self._line)
-        return self._portal
+        return RemotePortal(self._line, self._job.seq)
 
 
 class Runner:
     """Takes jobs from the line until the parent wants no more."""
 
-    def __init__(self, line: Line, call_with_context: Callable[..., Any]):
+    def __init__(self, line: Line, declared: Declared):
         self._line = line
-        self._call_with_context = call_with_context
+        self._declared = declared
         self._seat = Seat(line)
         self._job = self._seat._job
         self._credit: dict[int, int] = {}  # by job; the first comes before its job is begun
@@ -119,16 +119,17 @@ class Runner:
         began = perf_counter()
         job.seq, job.told = seq, False
         try:
-            fn, args, kwargs, context = line.unpacker.unpack(parcel)
+            fn, args, kwargs, values = line.unpacker.unpack(parcel)
             job.fn = fn
             self._seat.job = job
+            context = self._declared.context(values)
             try:
-                value = fn(*args, **kwargs) if context is None else self._call_with_context(context, fn, args, kwargs)
+                value = context.run(fn, *args, **kwargs)
                 if flags & frames.STREAM:
-                    self._send_items(seq, value)
+                    context.run(self._send_items, seq, value)
                     value = None
                 elif iscoroutine(value) or isasyncgen(value):
-                    value = self._run_coroutine(seq, value)
+                    value = self._run_coroutine(seq, value, context)
             finally:
                 self._seat.job = None
             del args, kwargs
@@ -142,12 +143,12 @@ class Runner:
 
     # -- coroutines ----------------------------------------------------------------------------------------------------
 
-    def _run_coroutine(self, seq: int, coro: Any) -> Any:
+    def _run_coroutine(self, seq: int, coro: Any, context: Context) -> Any:
         if isasyncgen(coro):
             raise TypeError(f"{name_of(self._job.fn)} is an async generator function: a worker awaits coroutines only")
         from bridge.executors.process.worker.coroutine import run_coroutine
 
-        return run_coroutine(self._line, coro, lambda: self._line.page.words[CANCEL] == seq)
+        return run_coroutine(self._line, coro, context, lambda: self._line.page.words[CANCEL] == seq)
 
     def _cancelled(self, seq: int, payload: memoryview) -> None:
         """Woken for nothing but to look at the shared page again."""
