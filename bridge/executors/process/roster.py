@@ -266,9 +266,15 @@ class Roster:
             self.queue.appendleft(job)
 
     def take_back(self, member: Member) -> None:
-        """Get back what has not begun there."""
+        """Get back what has not begun there; nothing is put behind anything there until it has answered."""
         if len(member.in_flight) > 1:
             self.put_back(member.take_back())
+            if member.placed and not member.lent and not member.busy:  # it had begun none of them
+                self.rest(member)
+                if member in self.idle:  # the last to be chosen
+                    self.idle.remove(member)
+                    self.idle.insert(0, member)
+            member.stuck = True
 
     def _look_for_overdue(self) -> None:
         again = False
@@ -276,9 +282,7 @@ class Roster:
             if len(member.in_flight) > 1:
                 if member.replies == member.replies_seen:
                     self.exchange.hear_unsent(member)
-                    if len(member.in_flight) > 1:
-                        member.stuck = True
-                        self.take_back(member)
+                    self.take_back(member)
                 member.replies_seen = member.replies
                 again = again or len(member.in_flight) > 1
         self._watching_paces = again

@@ -25,6 +25,7 @@ Token = tuple[bytes, int]
 
 #: In the globals of a function that was sent by value: the module, in the sender's process, whose globals they are.
 HOME_MARK = "__bridge_home__"
+_MODULES = sys.modules
 #: Decorators around a function, at most.
 _LAYERS = 16
 
@@ -127,6 +128,15 @@ def original(token: Token | None, module: str, qualname: str, is_class: bool, co
 
 
 # -- names ---------------------------------------------------------------------------------------------------------------
+
+
+def goes_by_name(obj: Any) -> bool:
+    """Is it at the top level of a module that the other side can import? False if that takes longer to find out."""
+    module = _MODULES.get(obj.__module__)
+    if module is None or obj.__module__ == "__main__" or module.__dict__.get(obj.__qualname__) is not obj:
+        return False
+    cloudpickle = _MODULES.get("cloudpickle.cloudpickle")
+    return cloudpickle is None or not cloudpickle._PICKLE_BY_VALUE_MODULES
 
 
 def layers_above(obj: Any) -> int | None:

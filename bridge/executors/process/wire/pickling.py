@@ -17,13 +17,13 @@ an object is an error of that call only: PicklingError, or UnpicklingError.
 from __future__ import annotations
 
 import pickle
-import sys
 from pickle import PickleBuffer
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.executors.process.wire import parcels
 from bridge.executors.process.wire.blocks import BlockStore, Mappings, lay_out
+from bridge.executors.process.wire.originals import goes_by_name
 from bridge.executors.process.wire.patience import IN_BAND, Inlet, NoRoom, Outlet, TooLarge, collector_paused
 
 if TYPE_CHECKING:
@@ -52,9 +52,26 @@ _FEW = 16
 #: Items of a container that is looked through for large bytes; and how deep: (fn, args), args, an argument, its items.
 _MANY = 1024
 _DEPTH = 4
+_HOLDERS = frozenset({tuple, list, dict})
+_OF_INTEREST = _HOLDERS | {bytes, bytearray}
 
 
 # -- what is plain and small ---------------------------------------------------------------------------------------------
+
+
+def _is_plain_call(call: tuple[Any, ...]) -> bool:
+    """Is it (fn, args, kwargs, context), with nothing but a function of a module, atoms and short texts?
+
+    As `_is_plain`, which could be asked just as well; but this is on the way of every job, and half as long.
+    """
+    fn, args, kwargs, context = call
+    if context is not None or kwargs or type(args) is not tuple or len(args) > _FEW:
+        return False
+    for argument in args:
+        kind = type(argument)
+        if kind not in _ATOMS and (kind not in _TEXTS or len(argument) > _LONGEST_TEXT):
+            return False
+    return _is_function(type(fn), fn) and goes_by_name(fn)
 
 
 def _is_plain(obj: Any, depth: int) -> bool:
@@ -72,30 +89,23 @@ def _is_plain(obj: Any, depth: int) -> bool:
                 return False
         return True
     if kind is dict:
-        if not obj:
-            return True
         if len(obj) > _FEW or not depth:
-            return False
-        return all(_is_plain(key, 0) and _is_plain(value, depth - 1) for key, value in obj.items())
-    return _goes_by_name(obj, kind)
+            return not obj
+        for key, value in obj.items():  # noqa: SIM110
+            if type(key) is not str or not _is_plain(value, depth - 1):
+                return False
+        return True
+    return _is_function(kind, obj) and goes_by_name(obj)
 
 
-def _goes_by_name(obj: Any, kind: type) -> bool:
-    """Is it a function at the top level of a module that the other side can import?"""
-    if kind is not FunctionType and (kind is not BuiltinFunctionType or type(obj.__self__) is not ModuleType):
-        return False
-    name = obj.__module__
-    module = sys.modules.get(name)
-    if module is None or name == "__main__" or module.__dict__.get(obj.__qualname__) is not obj:
-        return False
-    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-    return cloudpickle is None or not cloudpickle._PICKLE_BY_VALUE_MODULES
+def _is_function(kind: type, obj: Any) -> bool:
+    return kind is FunctionType or (kind is BuiltinFunctionType and type(obj.__self__) is ModuleType)
 
 
 def _large_bytes(obj: Any) -> dict[int, Any]:
     """bytes and bytearrays that travel in a block, by identity: as far as they lie near the surface."""
     found: dict[int, Any] = {}
-    level = [obj]
+    level: list[Any] = [obj]
     for _ in range(_DEPTH + 1):
         below: list[Any] = []
         for each in level:
@@ -103,10 +113,10 @@ def _large_bytes(obj: Any) -> dict[int, Any]:
             if kind is bytes or kind is bytearray:
                 if len(each) >= LARGE_BUFFER:
                     found[id(each)] = each
-            elif (kind is tuple or kind is list) and len(each) <= _MANY:
-                below += each
-            elif kind is dict and len(each) <= _MANY:
-                below += each.values()
+            elif kind in _HOLDERS and 0 < len(each) <= _MANY:
+                items = each.values() if kind is dict else each
+                if not _OF_INTEREST.isdisjoint(map(type, items)):
+                    below += items
         level = below
         if not level:
             break
@@ -169,7 +179,7 @@ class Packer:
 
         With a limit it takes a millisecond or so at most, unless code of the objects themselves takes longer.
         """
-        if _is_plain(obj, 3):
+        if (type(obj) is tuple and len(obj) == 4 and _is_plain_call(obj)) or _is_plain(obj, 3):
             try:
                 parcel = _DUMPS(obj, 5)
             except Exception:  # something odd about a function or its module: let the thorough way say so

@@ -26,6 +26,7 @@ from bridge.executors.process.wire.originals import (
     finish_arrival,
     finish_function,
     function_among,
+    goes_by_name,
     home_of,
     layers_above,
     module_with,
@@ -40,6 +41,9 @@ PROTOCOL = 5
 MOST_SPARE = 1 << 14
 #: Buffers from this size on travel out of band.
 LARGE_BUFFER = 1 << 16
+
+#: Types whose names lead to something else, or nowhere.
+_NAMELESS = frozenset({type(None), type(...), type(NotImplemented)})
 
 Reducer = Callable[[Any], Any]
 
@@ -91,7 +95,9 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Called for everything that is not of a built-in type."""
         kind = type(obj)
         if kind is FunctionType:
-            return self._reduce_function(obj)
+            return NotImplemented if goes_by_name(obj) else self._reduce_function(obj)
+        if kind is type:
+            return NotImplemented if goes_by_name(obj) and obj not in _NAMELESS else self._reduce_class(obj)
         reducer = self._reducers.get(kind)
         if reducer is not None:
             return reducer(obj)
