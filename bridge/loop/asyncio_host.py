@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import CancelledError as ThreadCancelled
 from contextlib import suppress
 from contextvars import Context
@@ -122,6 +122,7 @@ class AsyncioHost(Host):
         super().__init__()
         self.loop: asyncio.AbstractEventLoop = loop
         self.ending: bool = False
+        self._watch: AsyncGenerator[None, None] | None = None
         self.new_job: Callable[..., AsyncioJob] = partial(AsyncioJob, self)
         self._inbox: Inbox | None = None
         door = getattr(loop, "_bridge_door", None)  # bridge's own loop: straight into its ready queue
@@ -232,6 +233,22 @@ class AsyncioHost(Host):
 
     def raise_cancelled(self) -> NoReturn:
         raise asyncio.CancelledError("the task that awaits this function was cancelled")
+
+    # -- its end ---------------------------------------------------------------------------------------------------------
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """A loop that nobody but asyncio looks after closes its async generators before itself: so this has one."""
+        super().at_end(callback)
+        if self._watch is None:
+            self._watch = self._watch_for_the_end()
+            with suppress(StopIteration):
+                self._watch.asend(None).send(None)
+
+    async def _watch_for_the_end(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.tell_end()
 
     # -- where and whether ---------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class Host(ABC):
         #: When the program, having begun to end, stops waiting for functions (`time.monotonic`); None before.
         self.deadline: float | None = None
         self._when_idle: Callable[[], object] | None = None
-        #: Called, in whatever thread, when the loop has ended.
+        #: Called, in whatever thread, when the loop ends. Added to on the loop's thread, by `at_end`.
         self.when_closed: set[Callable[[], object]] = set()
         self._standing: tuple[Named, str] | None = None
         self.closed: str | None = None
@@ -187,6 +187,14 @@ class Host(ABC):
         if self.closed is None:
             self.closed = reason
         self.strand(reason)
+        self.tell_end()
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """On the loop: have `callback` called, in whatever thread, when the loop ends."""
+        self.when_closed.add(callback)
+
+    def tell_end(self) -> None:
+        """Call all of them, once."""
         while self.when_closed:
             try:
                 self.when_closed.pop()()
@@ -214,7 +222,7 @@ class Host(ABC):
         """Likewise for an executor that ends with the loop: whoever runs the loop waits for it, else it is only closed."""
         self.open_lane(name, executor)
         self.owned[name] = executor
-        self.when_closed.add(lambda: executor.shutdown(wait=False))
+        self.at_end(lambda: executor.shutdown(wait=False))
 
     def close_lane(self, name: str, executor: Any) -> None:
         """Take the name away again; whoever had it before has it back."""

@@ -29,6 +29,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -104,6 +105,8 @@ class WorkerPool:
                 self.wake_one()
             except RuntimeError:  # not one thread could be started
                 if job.withdraw():
+                    with suppress(ValueError):  # an empty shell would have `close` look for a thread again
+                        self.queue.remove(job)
                     raise
         if self.closing and job.withdraw():  # type: ignore[unreachable]  # closed since we looked, and no worker has got to it
             raise self._closed_error()

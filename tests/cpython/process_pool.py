@@ -346,7 +346,7 @@ _FAILING_INITIALIZER = """if True:
 
 
 class ProcessDeadlockTests(test_deadlock.ExecutorDeadlockTest, _OnBridge):
-    """Stricter than CPython's: after each error the executor goes on, and the job that was queued behind is run."""
+    """Stricter than CPython's: after each error the executor goes on, and the jobs that were queued behind are run."""
 
     def setUp(self) -> None:
         self.enterContext(support.SuppressCrashReport())  # crashes are wanted, core files are not
@@ -356,14 +356,15 @@ class ProcessDeadlockTests(test_deadlock.ExecutorDeadlockTest, _OnBridge):
         self, error: type[BaseException], func: Callable[..., Any], *args: Any, ignore_stderr: bool = False
     ) -> None:
         with self.executor_type(max_workers=1) as executor:
+            powers = list(executor.map(pow, [2] * 20, range(20)))  # known as short: sent ahead, into the worker's pipe
             failing = executor.submit(func, *args)
-            behind = executor.submit(pow, 2, 5)
+            behind = [executor.submit(pow, 2, number) for number in range(20)]
             with self.assertRaises(error) as caught:
                 failing.result()
             self.assertIs(type(caught.exception), error)
             if error is bridge.WorkerDied:
                 self.assertEqual(caught.exception.signal, signal.SIGSEGV)
-            self.assertEqual(behind.result(), 32)
+            self.assertEqual([job.result() for job in behind], powers)
             self.assert_goes_on(executor)
 
     @instead(_BAD_PICKLE)

@@ -15,7 +15,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from bridge.executors.amap import MapJob, Window
-from bridge.executors.process.worker.chunk import Chunk, run_chunk
+from bridge.executors.process.wire.blocks import BlockStore
+from bridge.executors.process.wire.originals import goes_by_name
+from bridge.executors.process.wire.parcels import PLAIN
+from bridge.executors.process.wire.patience import IN_BAND, TooLarge
+from bridge.executors.process.wire.pickling import Packer
+from bridge.executors.process.worker.chunk import Chunk, Repeated, run_chunk
 from bridge.threads.site import Site, submit_site
 
 if TYPE_CHECKING:
@@ -58,6 +63,7 @@ class ChunkWindow(Window):
         self._most_chunks = chunks if in_flight is None else in_flight
         self._size = 1
         self._site = submit_site()
+        self._sent = _prepared(fn)
         self._calls: list[tuple[Any, ...]] = []
         self._in_window = 0
 
@@ -79,7 +85,7 @@ class ChunkWindow(Window):
         calls, self._calls = self._calls, []
         if not calls:
             return
-        job = _ChunkJob(run_chunk, (self.fn, calls), self.host, self.mailbox)
+        job = _ChunkJob(run_chunk, (self._sent, calls), self.host, self.mailbox)
         job.count, job.window, job.site = len(calls), self, self._site
         self._carrier.submit_job(job)
         self.jobs.append(job)
@@ -100,6 +106,21 @@ class ChunkWindow(Window):
             self._size = max(1, min(int(CHUNK / each), self._size * GROWTH, self._largest))
 
 
+def _prepared(fn: Callable[..., Any]) -> Any:
+    """What travels in the place of `fn`: itself if it goes by its name, else its pickle, which is made once."""
+    if goes_by_name(fn):
+        return fn
+    try:
+        parcel = Packer(BlockStore(_no_blocks), direction="out").pack(fn, limit=IN_BAND)
+    except Exception:  # too large, or not to be pickled at all: that is said by the chunk
+        return fn
+    return Repeated(parcel) if parcel[0] == PLAIN else fn
+
+
+def _no_blocks(descriptor: int, message: bytes) -> None:
+    raise TooLarge
+
+
 def map_in_chunks(
     executor: ProcessExecutor, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], timeout: float | None, size: int
 ) -> Iterator[Any]:
@@ -107,8 +128,9 @@ def map_in_chunks(
     end = None if timeout is None else monotonic() + timeout
     source = zip(*iterables, strict=False)
     futures: list[Future[Chunk]] = []
+    sent = _prepared(fn)
     while calls := list(islice(source, size)):
-        futures.append(executor.submit(run_chunk, fn, calls))
+        futures.append(executor.submit(run_chunk, sent, calls))
     return _results(futures, end)
 
 

@@ -22,6 +22,7 @@ from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from itertools import count
 from time import monotonic
@@ -148,8 +149,10 @@ class Crew:
         self.asides += 1
         try:
             self.helpers.submit_job(job)
-        except RuntimeError as error:  # no thread can be started: the interpreter is ending
-            self.post(partial(job.come_back, None, error))
+        except RuntimeError:  # no thread can be started, because the interpreter is ending: nobody minds a short wait now
+            job.fn, job.args, job.kwargs, job.context = fn, args, {}, copy_context()
+            job.run()
+            job.deliver()
 
     async def prestart(self, host: Host, count: int) -> None:
         """Return when so many workers, and a spare one, are ready. Raises what keeps them from it."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from asyncio import AbstractEventLoop, _get_running_loop
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Any
 
 from bridge.errors import LoopClosed
@@ -28,24 +27,13 @@ class Home:
         self.loop: AbstractEventLoop = host.loop
         self._copies: dict[int, int] = {}
         self._when_it_ends = when_it_ends
-        self._watch: AsyncGenerator[None, None] | None = None
 
     def __repr__(self) -> str:
         return f"<Home on {self.host!r}>"
 
     def move_in(self) -> None:
-        """From now on notice the loop's end: every asyncio loop closes its async generators before itself."""
-        self.host.when_closed.add(self._ended)
-        if self._watch is None:
-            self._watch = self._watch_for_the_end()
-            with suppress(StopIteration):
-                self._watch.asend(None).send(None)
-
-    async def _watch_for_the_end(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self._ended()
+        """From now on notice the loop's end."""
+        self.host.at_end(self._ended)
 
     def _ended(self) -> None:
         self.host.when_closed.discard(self._ended)

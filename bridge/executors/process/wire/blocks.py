@@ -4,6 +4,8 @@
               ^        └───── its number, in a parcel ──────────────────^                │ the last one is gone
               └── free <──────────────── RELEASE number ─────────────────────────────────┘
 
+This is the sender's side; `mappings` is the receiver's.
+
 Owners: a block belongs to the sender that made it. From `place` on its content belongs to the receiver, until that has
 released it; only then does the sender write to it again. The content of a free block belongs to nobody. A sender that has
 very many blocks out gives further ones away: it keeps nothing of those, and the receiver does not release them.
@@ -21,25 +23,20 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-import weakref
 from collections.abc import Callable, Iterable, Sequence
-from struct import Struct
 from threading import RLock
-from typing import Any
 
 from bridge.executors.process.wire import memory
+from bridge.executors.process.wire.mappings import ABOUT, Mappings
 from bridge.executors.process.wire.page import anonymous_file
 
-#: What is said about a descriptor: number of the block, its size, whether it is given away.
-_ABOUT = Struct("<QQ?")
+__all__ = ["BlockStore", "BlockWriter", "Mappings"]
+
 #: Where buffers begin; what numpy and the vector units of processors like.
 ALIGNMENT = 64
 #: Blocks that a sender keeps track of while they are out; free blocks that it keeps.
 MOST_OUT = 32
 MOST_FREE = 16
-#: Mappings of a receiver beyond which data is copied out instead.
-MOST_MAPPED = 4096
 
 _SMALLEST = 1 << 17
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EBADF, errno.ENOTCONN, errno.ESHUTDOWN})
@@ -58,9 +55,6 @@ def lay_out(sizes: Iterable[int]) -> tuple[list[tuple[int, int]], int]:
         slices.append((end, size))
         end += -(-size // ALIGNMENT) * ALIGNMENT
     return slices, end
-
-
-# -- sending -------------------------------------------------------------------------------------------------------------
 
 
 class _Block:
@@ -116,7 +110,7 @@ class BlockStore:
     """The blocks that one process has made for one other. From any thread.
 
     `send_fd(descriptor, message)` sends a descriptor to the receiver. `keep` is the number of bytes that may lie free.
-    Methods that need a block raise OSError if there is none to be had.
+    Methods that need a block raise OSError if there is none to be had, or the store is `closed`.
     """
 
     def __init__(self, send_fd: Callable[[int, bytes], None], *, keep: int = 256 << 20):
@@ -128,7 +122,7 @@ class BlockStore:
         self._forgotten: list[int] = []
         self._number = 0
         self._stream_size = 0  # of the last stream
-        self._closed = False
+        self.closed: bool = False
 
     def place(self, buffers: Sequence[memoryview]) -> tuple[int, list[tuple[int, int]]]:
         """Copy contiguous buffers of bytes into a block: its number, offset and length of each."""
@@ -145,7 +139,8 @@ class BlockStore:
 
     def stream(self) -> BlockWriter:
         """A file for data of unknown size."""
-        return BlockWriter(self, self._take(max(self._stream_size, 1)) or self._make(0))
+        block = self._take(self._stream_size) if self._stream_size else None
+        return BlockWriter(self, block or self._make(0))
 
     def release(self, block_id: int) -> None:
         """The receiver looks at it no more."""
@@ -161,7 +156,7 @@ class BlockStore:
                 block = self._out.pop(number, None)
                 if block is not None:
                     self._set_free(block)
-                elif not self._closed:
+                elif not self.closed:
                     self._forgotten.append(number)  # it was given away to somebody who will not hear of it otherwise
 
     def trim(self) -> list[int]:
@@ -184,7 +179,7 @@ class BlockStore:
         # In the child of a fork the lock may belong to a thread that does not exist there.
         locked = self._lock.acquire(timeout=1.0)
         try:
-            self._closed = True
+            self.closed = True
             blocks = [*self._free, *self._out.values()]
             self._free.clear()
             self._out.clear()
@@ -227,7 +222,7 @@ class BlockStore:
         with self._lock:
             block.gift = len(self._out) >= MOST_OUT
         try:
-            self._send_fd(block.descriptor, _ABOUT.pack(block.number, size, block.gift))
+            self._send_fd(block.descriptor, ABOUT.pack(block.number, size, block.gift))
         except OSError as error:
             if error.errno not in _GONE:  # the receiver has ended; that is noticed elsewhere
                 raise
@@ -235,7 +230,7 @@ class BlockStore:
     def _hand_over(self, block: _Block) -> None:
         """It is written: from now on it belongs to the receiver."""
         with self._lock:
-            if self._closed or block.gift:
+            if self.closed or block.gift:
                 block.drop()
                 self._check_open()
             else:
@@ -244,7 +239,7 @@ class BlockStore:
     def _put_back(self, block: _Block) -> None:
         """Writing it has failed."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 block.drop()
             elif block.gift or not block.size:
                 self._drop(block)
@@ -273,7 +268,7 @@ class BlockStore:
             self._forgotten.append(block.number)
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise OSError(errno.EPIPE, "the process for which this was meant has ended")
 
 
@@ -315,174 +310,3 @@ class BlockWriter:
             os.ftruncate(self._block.descriptor, self._block.size)
             self._block.written = self._block.size
         self._store._put_back(self._block)
-
-
-# -- receiving -----------------------------------------------------------------------------------------------------------
-
-
-class _Mapping:
-    """A block, from the side that was sent it."""
-
-    __slots__ = ("address", "descriptor", "entered", "forgotten", "gift", "live", "number", "owner", "size")
-
-    def __init__(self, owner: Mappings, number: int, descriptor: int, size: int, gift: bool):
-        self.owner = owner
-        self.number = number
-        self.descriptor: int | None = descriptor
-        self.size = size
-        self.gift = gift
-        self.address: int | None = None
-        self.entered = 0
-        self.forgotten = False
-        self.live: weakref.ref[Any] | None = None  # to what all views look through
-
-    def gone(self, _: object) -> None:
-        """Nobody looks at it any more. Called wherever the last view dies: within a collection, in any thread."""
-        owner, self.live = self.owner, None
-        if sys.is_finalizing():
-            return
-        if self.gift:
-            owner.gifts.discard(self.number)
-            self.drop()
-        elif self.forgotten or owner.closed:
-            self.drop()
-        else:
-            owner.released(self.number)
-
-    def drop(self) -> None:
-        """Nothing looks there. May be called twice."""
-        address, self.address = self.address, None
-        descriptor, self.descriptor = self.descriptor, None
-        if address is not None:
-            memory.unmap(address, self.size)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-class Mappings:
-    """The blocks that one process has been sent by one other. From any thread.
-
-    `receive_fd()` gives the next descriptor and what was said about it. `released(block_id)` is called when the last
-    view of a block is gone, possibly by the garbage collector in the middle of anything, so it may do no more than append
-    to a deque or a list.
-    """
-
-    def __init__(self, receive_fd: Callable[[], tuple[int, bytes]], released: Callable[[int], object]):
-        self.released: Callable[[int], object] = released
-        self.closed: bool = False
-        self._receive_fd = receive_fd
-        self._lock = RLock()  # around receiving; not around what the garbage collector may do
-        self._known: dict[int, _Mapping] = {}
-        self.gifts: set[int] = set()  # blocks that are ours alone, and mapped
-        self._unheard_of: set[int] = set()  # to be forgotten as soon as they come
-
-    def views(self, block_id: int, slices: Sequence[tuple[int, int]]) -> list[memoryview]:
-        """Writable views of the block's content, which is released with the last of them. Once for each content."""
-        mapping = self._find(block_id)
-        end = max(offset + length for offset, length in slices)
-        if not self._map(mapping):
-            whole = memoryview(bytearray(end))
-            _read_all(mapping, whole)
-            self._let_go(mapping)
-        else:
-            assert mapping.address is not None
-            if end > mapping.entered:
-                memory.populate(mapping.address, mapping.entered, end)
-                mapping.entered = end
-            array = memory.array_at(mapping.address, mapping.size)
-            mapping.live = weakref.ref(array, mapping.gone)
-            if mapping.gift:
-                self.gifts.add(block_id)
-                self._known.pop(block_id, None)
-            whole = memoryview(array).cast("B")
-        return [whole[offset : offset + length] for offset, length in slices]
-
-    def read(self, block_id: int, offset: int, length: int) -> bytes:
-        """A copy of some of the content, made while other threads run. Before `views`, which may let go of it."""
-        descriptor = self._find(block_id).descriptor
-        assert descriptor is not None
-        pieces = []
-        while length:
-            piece = os.pread(descriptor, length, offset)
-            if not piece:
-                raise EOFError("a shared block is shorter than it was said to be")
-            pieces.append(piece)
-            offset, length = offset + len(piece), length - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def discard(self, block_id: int) -> None:
-        """Its content is not wanted, or has been read."""
-        self._let_go(self._find(block_id))
-
-    def forget(self, block_id: int) -> None:
-        """The sender has dropped it."""
-        self._unheard_of.add(block_id)
-        mapping = self._known.pop(block_id, None)
-        if mapping is not None:
-            self._unheard_of.discard(block_id)
-            self._drop_when_unseen(mapping)
-
-    def close(self) -> None:
-        """The sender is gone. What somebody still looks at stays until nobody does."""
-        self.closed = True
-        while self._known:
-            self._drop_when_unseen(self._known.popitem()[1])
-
-    # -- a block's way -------------------------------------------------------------------------------------------------
-
-    def _find(self, block_id: int) -> _Mapping:
-        mapping = self._known.get(block_id)
-        if mapping is None:
-            with self._lock:
-                while (mapping := self._known.get(block_id)) is None:
-                    self._receive()
-        return mapping
-
-    def _receive(self) -> None:
-        """Take in the next descriptor, whichever block it is of: threads do not pack in the order in which they send."""
-        try:
-            descriptor, message = self._receive_fd()
-        except (OSError, IndexError) as error:
-            raise ConnectionError("the process that sent this has ended, and its data with it") from error
-        number, size, gift = _ABOUT.unpack(message)
-        mapping = self._known[number] = _Mapping(self, number, descriptor, size, gift)
-        if number in self._unheard_of:
-            self._unheard_of.discard(number)
-            if self._known.pop(number, None) is not None:
-                mapping.drop()
-
-    def _map(self, mapping: _Mapping) -> bool:
-        if mapping.address is None:
-            descriptor = mapping.descriptor
-            if descriptor is None or len(self._known) + len(self.gifts) >= MOST_MAPPED:
-                return False
-            try:
-                mapping.address = memory.map_shared(descriptor, mapping.size)
-            except OSError:
-                return False
-        if mapping.gift and mapping.descriptor is not None:
-            os.close(mapping.descriptor)
-            mapping.descriptor = None
-        return True
-
-    def _let_go(self, mapping: _Mapping) -> None:
-        if mapping.gift:
-            self._known.pop(mapping.number, None)
-            mapping.drop()
-        else:
-            self.released(mapping.number)
-
-    def _drop_when_unseen(self, mapping: _Mapping) -> None:
-        mapping.forgotten = True
-        if mapping.live is None:
-            mapping.drop()
-
-
-def _read_all(mapping: _Mapping, target: memoryview) -> None:
-    descriptor, offset = mapping.descriptor, 0
-    assert descriptor is not None
-    while offset < target.nbytes:
-        count = os.preadv(descriptor, [target[offset:]], offset)
-        if not count:
-            raise EOFError("a shared block is shorter than it was said to be")
-        offset += count

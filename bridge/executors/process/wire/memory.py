@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import Any
 
@@ -56,9 +56,29 @@ def populate(address: int, begin: int, end: int) -> None:
 
 def array_at(address: int, size: int) -> Any:
     """The bytes at an address, as an object that can be looked at through `memoryview`, and referred to weakly."""
+    return _array_type(size).from_address(address)
+
+
+def part_of(array: Any, offset: int, length: int) -> Any:
+    """Some of it, as a bytes-like object that keeps it alive.
+
+    A memoryview, where Python can be trusted with it: before 3.12.6 the garbage collector crashes when something that
+    looks through a memoryview is part of a garbage cycle (CPython gh-77894).
+    """
+    if sys.version_info >= (3, 12, 6):
+        return memoryview(array).cast("B")[offset : offset + length]
     import ctypes
 
-    return (ctypes.c_ubyte * size).from_address(address)
+    part = _array_type(length).from_address(ctypes.addressof(array) + offset)
+    part.whole = array
+    return part
+
+
+@lru_cache(maxsize=64)
+def _array_type(size: int) -> Any:
+    import ctypes
+
+    return ctypes.c_ubyte * size
 
 
 def copy(source: memoryview, address: int) -> bool:

@@ -11,12 +11,15 @@ meanwhile.
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from threading import RLock
 from time import sleep
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from bridge.executors.process.wire.blocks import BlockStore, BlockWriter
+
+T = TypeVar("T")
 
 #: Bytes of pickle that lie in the parcel itself; what is longer goes into a block.
 IN_BAND = 1 << 16
@@ -35,6 +38,10 @@ class TooLarge(Exception):
 
 class NoRoom(Exception):
     """There is no shared memory to be had."""
+
+
+class StoreClosed(Exception):
+    """The process for which it was meant has ended."""
 
 
 class Outlet:
@@ -76,10 +83,7 @@ class Outlet:
         pieces, writer = self._pieces, self._writer
         self._pieces, self._writer = [], None
         if writer is not None:
-            try:
-                return b"", writer.finish()
-            except OSError as error:
-                raise NoRoom from error
+            return b"", self._in_store(writer.finish)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), 0
 
     def abandon(self) -> None:
@@ -90,20 +94,20 @@ class Outlet:
 
     def _open_block(self, data: Any) -> None:
         assert self._store is not None
-        try:
-            self._writer = self._store.stream()
-        except OSError as error:
-            raise NoRoom from error
+        self._writer = self._in_store(self._store.stream)
         pieces, self._pieces = self._pieces, []
         for piece in (*pieces, data):
             self._write_to_block(piece)
 
     def _write_to_block(self, data: Any) -> None:
         assert self._writer is not None
+        self._in_store(self._writer.write, data)
+
+    def _in_store(self, do: Callable[..., T], *args: Any) -> T:
         try:
-            self._writer.write(data)
+            return do(*args)
         except OSError as error:
-            raise NoRoom from error
+            raise (StoreClosed if self._store and self._store.closed else NoRoom) from error
 
 
 class Inlet:

@@ -39,11 +39,6 @@ from bridge.executors.process.wire.originals import (
 PROTOCOL = 5
 #: Bytes of a copy that travels along with a token, at most.
 MOST_SPARE = 1 << 14
-#: Buffers from this size on travel out of band.
-LARGE_BUFFER = 1 << 16
-
-#: Types whose names lead to something else, or nowhere.
-_NAMELESS = frozenset({type(None), type(...), type(NotImplemented)})
 
 Reducer = Callable[[Any], Any]
 
@@ -89,7 +84,11 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._iterables_as_handles = iterables_as_handles
 
     def dump(self, obj: Any) -> None:
-        pickle.Pickler.dump(self, obj)
+        try:
+            pickle.Pickler.dump(self, obj)
+        except BaseException:
+            self.clear_memo()  # an error keeps this frame, and should not keep everything that was pickled
+            raise
 
     def reducer_override(self, obj: Any) -> Any:
         """Called for everything that is not of a built-in type."""
@@ -97,7 +96,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is FunctionType:
             return NotImplemented if goes_by_name(obj) else self._reduce_function(obj)
         if kind is type:
-            return NotImplemented if goes_by_name(obj) and obj not in _NAMELESS else self._reduce_class(obj)
+            return NotImplemented if goes_by_name(obj) else self._reduce_class(obj)
         reducer = self._reducers.get(kind)
         if reducer is not None:
             return reducer(obj)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -13,6 +15,9 @@ from bridge.threads.job import check_cancelled
 
 if TYPE_CHECKING:
     from bridge.executors.process.wire.pickling import Unpacker
+
+#: Functions that came by value and that a worker keeps.
+MOST_KNOWN = 8
 
 
 @dataclass(slots=True)
@@ -28,6 +33,31 @@ class Chunk:
         """In the parent: make an exception of the error again, with the worker's traceback."""
         if self.error is not None:
             self.error = unpack_error(self.error, unpacker)
+
+
+_known: dict[bytes, Any] = {}  # functions that came by value, the last ones
+
+
+def known(key: bytes, data: bytes) -> Any:
+    """The function of that key, unpickled when it comes for the first time."""
+    fn = _known.get(key)
+    if fn is None:
+        fn = pickle.loads(data)
+        if len(_known) >= MOST_KNOWN:
+            del _known[next(iter(_known))]
+        _known[key] = fn
+    return fn
+
+
+class Repeated:
+    """A function that goes by value with every chunk, pickled once for all of them."""
+
+    def __init__(self, data: bytes):
+        self._data = data
+        self._key = os.urandom(12)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return known, (self._key, self._data)
 
 
 def run_chunk(fn: Callable[..., Any], calls: list[tuple[Any, ...]]) -> Chunk:

@@ -36,6 +36,7 @@ SPIN = 0.00006
 QUICK = 0.0001
 #: With one core the parent could not send anything meanwhile.
 MAY_SPIN: bool = len(os.sched_getaffinity(0)) > 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) > 1
+yield_core: Callable[[], object] = getattr(os, "sched_yield", int)
 
 
 class Line:
@@ -172,6 +173,7 @@ class Line:
                 except BlockingIOError:
                     if perf_counter() > end:
                         break
+                    yield_core()  # if somebody else wants this core, it may be the parent
             self._eager = False
         began = perf_counter()
         received = receive(room)

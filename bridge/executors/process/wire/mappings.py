@@ -1,0 +1,257 @@
+"""Blocks as their receiver sees them: mapped when first needed, kept mapped, given back when nobody looks any more.
+
+    descriptor ─> known ── views ─> an array over all of the block <── memoryviews, numpy arrays, slices of those, ...
+                                      │ it dies, with the last of them
+                                      └─> released(number): the sender may write to it again
+
+Owners: a mapping is in use while somebody reads from it, while an array looks at it, or while it is expected to be
+looked at soon. Only one that is not in use is ever unmapped. `_guard` is held whenever that changes, and never while
+waiting for anything; the garbage collector may come along with a dead array at any moment, in any thread. If the sender
+dies, what is in use stays until it is no more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from struct import Struct
+from threading import RLock
+from typing import Any
+
+from bridge.executors.process.wire import memory
+
+#: What is said about a descriptor: number of the block, its size, whether it is given away, never to be released.
+ABOUT: Struct = Struct("<QQ?")
+#: Mappings beyond which data is copied out instead: the kernel allows a process 65530.
+MOST_MAPPED = 4096
+
+
+class _Mapping:
+    """One block."""
+
+    __slots__ = ("address", "array", "descriptor", "doomed", "entered", "gift", "number", "owner", "size", "users")
+
+    def __init__(self, owner: Mappings, number: int, descriptor: int, size: int, gift: bool):
+        self.owner = owner
+        self.number = number
+        self.size = size
+        self.gift = gift
+        self.users = 0
+        self.doomed = False  # to be dropped as soon as nobody uses it
+        self.descriptor: int | None = descriptor
+        self.address: int | None = None
+        self.entered = 0  # bytes whose pages are entered here
+        self.array: weakref.ref[Any] | None = None  # through which all views look
+
+    def gone(self, _: object) -> None:
+        """The array has died. Called within a collection, in any thread."""
+        if sys.is_finalizing():
+            return
+        owner = self.owner
+        owner.unused(self)
+        if self.gift:
+            owner.gifts.discard(self.number)
+        elif not self.doomed:
+            owner.released(self.number)
+
+    def drop(self) -> None:
+        """Nobody uses it. Under the guard."""
+        address, self.address = self.address, None
+        descriptor, self.descriptor = self.descriptor, None
+        if address is not None:
+            memory.unmap(address, self.size)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+class Mappings:
+    """The blocks that one process has been sent by one other. From any thread.
+
+    `receive_fd()` gives the next descriptor and what was said about it. `released(block_id)` is called when the last
+    view of a block is gone, possibly by the garbage collector in the middle of anything, so it may do no more than append
+    to a deque or a list. What needs a block that has not come, and will not, raises ConnectionError.
+    """
+
+    def __init__(self, receive_fd: Callable[[], tuple[int, bytes]], released: Callable[[int], object]):
+        self.released: Callable[[int], object] = released
+        self.gifts: set[int] = set()  # blocks that are ours alone, and looked at
+        self.closed: bool = False
+        self._receive_fd = receive_fd
+        self._receiving = RLock()
+        self._guard = RLock()
+        self._known: dict[int, _Mapping] = {}
+        self._expected: dict[int, _Mapping] = {}
+        self._unheard_of: set[int] = set()  # to be forgotten as soon as they come
+
+    def views(self, block_id: int, slices: Sequence[tuple[int, int]]) -> list[Any]:
+        """Writable views of the block's content, bytes-like objects; it is released with the last of them. Once for each content."""
+        mapping = self._use(block_id)
+        end = max(offset + length for offset, length in slices)
+        array = self._look(mapping)
+        if array is None:
+            whole = memoryview(self._copy(mapping, end))
+        else:
+            if end > mapping.entered:
+                memory.populate(mapping.address or 0, mapping.entered, end)
+                mapping.entered = end
+            return [memory.part_of(array, offset, length) for offset, length in slices]
+        return [whole[offset : offset + length] for offset, length in slices]
+
+    def read(self, block_id: int, offset: int, length: int) -> bytes:
+        """A copy of some of the content, made while other threads run. Before `views` or `discard`."""
+        mapping = self._use(block_id, still_expected=True)
+        pieces = []
+        try:
+            while length:
+                piece = os.pread(_open(mapping), length, offset)
+                if not piece:
+                    raise EOFError("a shared block is shorter than it was said to be")
+                pieces.append(piece)
+                offset, length = offset + len(piece), length - len(piece)
+        finally:
+            self.unused(mapping)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def discard(self, block_id: int) -> None:
+        """Its content is not wanted, or has been read."""
+        self._finish(self._use(block_id))
+
+    def unseen(self, block_id: int, end: int) -> int:
+        """How many of the first `end` bytes would have to be entered into this process's memory first."""
+        mapping = self._known.get(block_id)
+        return end if mapping is None else end - mapping.entered
+
+    def expect(self, block_id: int) -> None:
+        """It will be wanted later: it must still be there then, even if the sender has ended and all was closed."""
+        mapping = self._use(block_id, still_expected=True)
+        with self._guard:
+            self._expected[block_id] = mapping
+
+    def forget(self, block_id: int) -> None:
+        """The sender has dropped it."""
+        with self._guard:
+            mapping = self._known.pop(block_id, None)
+            if mapping is None:
+                self._unheard_of.add(block_id)
+            else:
+                self._doom(mapping)
+
+    def close(self) -> None:
+        """The sender is gone. What somebody still uses stays until nobody does."""
+        self.closed = True
+        # In the child of a fork the lock may belong to a thread that does not exist there.
+        locked = self._guard.acquire(timeout=1.0)
+        try:
+            while self._known:
+                self._doom(self._known.popitem()[1])
+        finally:
+            if locked:
+                self._guard.release()
+
+    # -- coming --------------------------------------------------------------------------------------------------------
+
+    def _find(self, block_id: int) -> _Mapping:
+        mapping = self._expected.get(block_id) or self._known.get(block_id)
+        if mapping is None:
+            with self._receiving:
+                while (mapping := self._known.get(block_id)) is None:
+                    self._receive()
+        return mapping
+
+    def _receive(self) -> None:
+        """Take in the next descriptor, whichever block it is of: threads do not pack in the order in which they send."""
+        try:
+            if self.closed:
+                raise OSError
+            descriptor, message = self._receive_fd()
+        except (OSError, IndexError) as error:
+            raise ConnectionError("the process that sent it has ended, and its data with it") from error
+        number, size, gift = ABOUT.unpack(message)
+        mapping = _Mapping(self, number, descriptor, size, gift)
+        with self._guard:
+            if number in self._unheard_of or self.closed:
+                self._unheard_of.discard(number)
+                mapping.drop()
+            else:
+                self._known[number] = mapping
+
+    # -- being used ----------------------------------------------------------------------------------------------------
+
+    def _use(self, block_id: int, still_expected: bool = False) -> _Mapping:
+        """From now on it is in use, until `unused`; who expected it has it now."""
+        mapping = self._find(block_id)
+        with self._guard:
+            if mapping.descriptor is None and mapping.address is None:
+                raise ConnectionError("the process that sent it has ended, and its data with it")
+            if still_expected or self._expected.pop(block_id, None) is None:
+                mapping.users += 1
+        return mapping
+
+    def unused(self, mapping: _Mapping) -> None:
+        """One user less."""
+        with self._guard:
+            mapping.users -= 1
+            if mapping.doomed and not mapping.users:
+                mapping.drop()
+
+    def _look(self, mapping: _Mapping) -> Any:
+        """An array over the whole block, which is in use for as long as that lives; None if it cannot be mapped."""
+        with self._guard:
+            if mapping.address is None:
+                if len(self._known) + len(self.gifts) >= MOST_MAPPED:
+                    return None
+                try:
+                    mapping.address = memory.map_shared(_open(mapping), mapping.size)
+                except OSError:
+                    return None
+            array = memory.array_at(mapping.address, mapping.size)
+            mapping.array = weakref.ref(array, mapping.gone)
+            if mapping.gift:
+                self.gifts.add(mapping.number)
+                self._keep_only_the_memory(mapping)
+            return array
+
+    def _keep_only_the_memory(self, mapping: _Mapping) -> None:
+        """Of a block that is ours alone."""
+        self._known.pop(mapping.number, None)
+        mapping.doomed = True
+        descriptor, mapping.descriptor = mapping.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _copy(self, mapping: _Mapping, end: int) -> bytearray:
+        """The content, as memory of this process's own."""
+        data = bytearray(end)
+        target = memoryview(data)
+        try:
+            while target:
+                count = os.preadv(_open(mapping), [target], end - len(target))
+                if not count:
+                    raise EOFError("a shared block is shorter than it was said to be")
+                target = target[count:]
+        finally:
+            self._finish(mapping)
+        return data
+
+    def _finish(self, mapping: _Mapping) -> None:
+        """Its content is done with, without anybody having looked at it."""
+        with self._guard:
+            if mapping.gift:
+                self._known.pop(mapping.number, None)
+                mapping.doomed = True
+            doomed = mapping.doomed
+            self.unused(mapping)
+        if not doomed:
+            self.released(mapping.number)
+
+    def _doom(self, mapping: _Mapping) -> None:
+        mapping.doomed = True
+        if not mapping.users:
+            mapping.drop()
+
+
+def _open(mapping: _Mapping) -> int:
+    assert mapping.descriptor is not None
+    return mapping.descriptor
