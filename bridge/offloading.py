@@ -1,4 +1,4 @@
-"""The names that turn a blocking function into something to await: `to_thread`, `to_process`, `offload`, `map`, `stream`."""
+"""The names that turn a function into something to await: `to_thread`, `to_process`, `offload`, `map`, `stream`."""
 
 from __future__ import annotations
 
@@ -174,9 +174,10 @@ def _cannot(cancel: object, name: str, modes: tuple[str, ...]) -> str:
 def _check_blocking(fn: object, to: str | Executor) -> None:
     if not callable(fn):
         raise TypeError(f"a function is needed, not {fn!r}")
-    if to.runs_coroutines if isinstance(to, Executor) else to != "thread":  # another name is looked at when it is known
-        if not inspect.isasyncgenfunction(fn):
-            return
+    # Another name than "thread" is looked at when it is known what it means.
+    may_be_async = to.runs_coroutines if isinstance(to, Executor) else to != "thread"
+    if may_be_async and not inspect.isasyncgenfunction(fn):
+        return
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(
             f"{name_of(fn)} is an async function: it does not block, so there is nothing to offload. "

@@ -31,8 +31,8 @@ class MapJob(Job):
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], host: Host, mailbox: Mailbox):
         super().__init__(fn, args, {}, host)
-        self.mailbox = mailbox
-        self.done = False
+        self.mailbox: Mailbox = mailbox
+        self.done: bool = False
 
     def deliver(self) -> None:
         self.done = True
@@ -59,8 +59,8 @@ class Window:
 
     def __init__(self, carrier: Carrier, fn: Callable[..., Any], in_flight: int, *, kill: bool = False):
         check_in_flight(in_flight)
-        self.host = current_host()
-        self.mailbox = Mailbox(self.host)
+        self.host: Host = current_host()
+        self.mailbox: Mailbox = Mailbox(self.host)
         self.jobs: deque[MapJob] = deque()
         self._carrier = carrier
         self._kill = kill

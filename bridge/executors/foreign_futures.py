@@ -47,7 +47,7 @@ class ForeignJob(FutureJob):
 
     def __init__(self, executor: Sender, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         super().__init__(fn, args, kwargs, origin_here(), executor.withdraw)
-        self.future = ForeignFuture(self, executor)
+        self.future: ForeignFuture = ForeignFuture(self, executor)
 
 
 def shares_memory(executor: StandardExecutor) -> bool:

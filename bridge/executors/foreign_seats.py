@@ -28,7 +28,7 @@ class Flight:
         #: The task that made it. If the job is an Item, that task does nothing but wait for it.
         self.awaited_by: object | None = awaited_by
         self.future: Future[Any] | None = None  # None while the executor is being asked
-        self.withdrawing = False
+        self.withdrawing: bool = False
 
 
 class Seat(Worker):
@@ -37,11 +37,11 @@ class Seat(Worker):
     __slots__ = ("waiting",)
 
     def __init__(self, seats: Seats, job: Job):
-        self.pool = cast(WorkerPool, seats)  # the part of its face that waiting workers use
-        self.job = job
+        self.pool: WorkerPool = cast(WorkerPool, seats)  # the part of its face that waiting workers use
+        self.job: Job | None = job
         self.has_slot = True
-        self.thread = threading.current_thread()
-        self.waiting = False
+        self.thread: threading.Thread = threading.current_thread()
+        self.waiting: bool = False
 
 
 class Seats:
@@ -59,7 +59,7 @@ class Seats:
         self.limit = limit  # threads that the pool has; None if it does not say
         self.workers: dict[Seat, None] = {}
         self.flights: dict[Job, Flight] = {}
-        self.closed_at = 0.0
+        self.closed_at: float = 0.0
         self.given_up = False
         self.refuse: Callable[[Job, Exception], object]
 

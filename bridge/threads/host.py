@@ -219,7 +219,7 @@ class Host(ABC):
         self.lanes[name] = executor
 
     def own_lane(self, name: str, executor: Any) -> None:
-        """Likewise for an executor that ends with the loop: whoever runs the loop waits for it, else it is only closed."""
+        """Likewise for one that ends with the loop: whoever runs the loop waits for it, else it is only closed."""
         self.open_lane(name, executor)
         self.owned[name] = executor
         self.at_end(lambda: executor.shutdown(wait=False))

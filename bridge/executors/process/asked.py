@@ -26,16 +26,16 @@ class Asked:
     __slots__ = ("cancelled", "context", "flags", "ident", "job", "operation", "origin", "parcel", "target")
 
     def __init__(self, ident: int, flags: int, job: Job | None, origin: Host | None):
-        self.ident = ident
-        self.flags = flags
+        self.ident: int = ident
+        self.flags: int = flags
         self.operation: int = flags & requests.OPERATION
-        self.job = job
-        self.origin = origin
+        self.job: Job | None = job
+        self.origin: Host | None = origin
         context = None if job is None else job.context
         self.context: Context = Context() if context is None else context.copy()
-        self.target = 0
-        self.parcel = b""
-        self.cancelled = False  # before it was begun
+        self.target: int = 0
+        self.parcel: bytes = b""
+        self.cancelled: bool = False  # before it was begun
 
 
 class _Remote:
@@ -80,12 +80,12 @@ class RemoteCall(_Remote, Call):
         self.fn = fn
         self.args = args
         self.kwargs = kwargs
-        self.context = asked.context
-        self.task = self.value = self.error = None
+        self.context: Context = asked.context
+        self.task: None = self.value = self.error = None
         self.refused = False
         self._unclaimed = self._unanswered = True
-        self.asked = asked
-        self.calls = calls
+        self.asked: Asked = asked
+        self.calls: RemoteCalls = calls
 
 
 class RemoteRequest(_Remote, Request):
@@ -95,8 +95,8 @@ class RemoteRequest(_Remote, Request):
 
     def __init__(self, calls: RemoteCalls, asked: Asked, session: RemoteSession, fn: Any, args: tuple[Any, ...] = ()):
         Request.__init__(self, session.session, fn, args)
-        self.asked = asked
-        self.calls = calls
+        self.asked: Asked = asked
+        self.calls: RemoteCalls = calls
 
 
 class Caller:
@@ -105,9 +105,9 @@ class Caller:
     __slots__ = ("job", "name", "pool")
 
     def __init__(self, crew: Crew, member: Member, job: Job | None):
-        self.pool = crew
-        self.job = job
-        self.name = f"worker process {member.pid}"
+        self.pool: Crew = crew
+        self.job: Job | None = job
+        self.name: str = f"worker process {member.pid}"
 
     @property
     def thread(self) -> Caller:

@@ -122,7 +122,11 @@ def _no_blocks(descriptor: int, message: bytes) -> None:
 
 
 def map_in_chunks(
-    executor: ProcessExecutor, fn: Callable[..., Any], iterables: tuple[Iterable[Any], ...], timeout: float | None, size: int
+    executor: ProcessExecutor,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    timeout: float | None,
+    size: int,
 ) -> Iterator[Any]:
     """`Executor.map` for threads, with chunks of a given size. All are submitted at once."""
     end = None if timeout is None else monotonic() + timeout

@@ -139,9 +139,7 @@ class Crew:
         if not self._rung:
             self._ring(self._home or self._any_home())
 
-    def aside(
-        self, then: Callable[[Any, BaseException | None], object], fn: Callable[..., Any], *args: Any
-    ) -> None:
+    def aside(self, then: Callable[[Any, BaseException | None], object], fn: Callable[..., Any], *args: Any) -> None:
         """Have `fn(*args)` done in a helper thread, and `then(value, error)` on the home's thread, under its turn."""
         job = _Aside(fn, args, {}, None)
         job.crew = self

@@ -39,8 +39,8 @@ _numbers = count(1)
 class ProcessExecutor(Executor):
     """Runs functions in at most `max_workers` processes (default: one for each core), begun in order of submission.
 
-    Processes come when they are needed and leave after `idle_timeout` seconds without work, or after `max_tasks_per_child`
-    calls. Each runs `initializer(*initargs)` first. `memory_limit` is the resident memory, in bytes, that a worker may
+    Processes come when needed and leave after `idle_timeout` seconds without work, or after `max_tasks_per_child` calls.
+    Each runs `initializer(*initargs)` first. `memory_limit` is the resident memory, in bytes, that a worker may
     have while a function runs in it. A function that is cancelled or timed out is asked to end (`check_cancelled`), after
     `grace` seconds its process gets SIGTERM, after as many again SIGKILL, descendants included; another worker is ready
     by then. `env` is added to the workers' environment. `context_vars` are the contextvars whose values travel with each
@@ -159,7 +159,7 @@ class ProcessExecutor(Executor):
     def stream(
         self, gen_fn: Callable[..., Iterable[T]], /, *args: Any, in_flight: int = 16, **kwargs: Any
     ) -> AsyncGenerator[T, None]:
-        """As `Executor.stream`: the generator runs in a worker process and never gets more than `in_flight` items ahead."""
+        """As `Executor.stream`: the generator runs in a worker process, at most `in_flight` items ahead."""
         return stream(self._crew, gen_fn, args, kwargs, in_flight)
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -237,5 +237,3 @@ def _statistics(member: Member) -> WorkerStatistics:
         rss=tree.rss(member.pid),
         completed=member.completed,
     )
-
-

@@ -202,7 +202,7 @@ class OutOfMemory:
     """
 
     #: Seconds for which a rise of the counter explains deaths: several workers may be killed at once.
-    together = 2.0
+    together: float = 2.0
 
     def __init__(self, root: Path = Path("/")):
         self._root = root

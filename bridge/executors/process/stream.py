@@ -45,9 +45,7 @@ class _StreamJob(StreamJob):
 
     _member: Member
 
-    def __init__(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: Host, in_flight: int
-    ):
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], host: Host, in_flight: int):
         super().__init__(fn, args, kwargs, host)
         self.mailbox = Mailbox(host)
         self.in_flight = in_flight

@@ -19,7 +19,7 @@ class Alarm:
     __slots__ = ("action", "at")
 
     def __init__(self, at: float, action: Callable[[], object]):
-        self.at = at
+        self.at: float = at
         self.action: Callable[[], object] | None = action
 
     def cancel(self) -> None:

@@ -63,13 +63,13 @@ class _Block:
     __slots__ = ("address", "descriptor", "entered", "gift", "number", "size", "written")
 
     def __init__(self, number: int, descriptor: int, size: int):
-        self.number = number
-        self.descriptor = descriptor
-        self.size = size  # as the receiver knows it
+        self.number: int = number
+        self.descriptor: int = descriptor
+        self.size: int = size  # as the receiver knows it
         self.address: int | None = None
-        self.written = 0  # bytes that have pages
-        self.entered = 0  # bytes whose pages are mapped here
-        self.gift = False
+        self.written: int = 0  # bytes that have pages
+        self.entered: int = 0  # bytes whose pages are mapped here
+        self.gift: bool = False
 
     def write(self, source: memoryview, offset: int) -> None:
         end = offset + source.nbytes

@@ -34,15 +34,15 @@ class _Mapping:
     __slots__ = ("address", "array", "descriptor", "doomed", "entered", "gift", "number", "owner", "size", "users")
 
     def __init__(self, owner: Mappings, number: int, descriptor: int, size: int, gift: bool):
-        self.owner = owner
-        self.number = number
-        self.size = size
-        self.gift = gift
-        self.users = 0
-        self.doomed = False  # to be dropped as soon as nobody uses it
+        self.owner: Mappings = owner
+        self.number: int = number
+        self.size: int = size
+        self.gift: bool = gift
+        self.users: int = 0
+        self.doomed: bool = False  # to be dropped as soon as nobody uses it
         self.descriptor: int | None = descriptor
         self.address: int | None = None
-        self.entered = 0  # bytes whose pages are entered here
+        self.entered: int = 0  # bytes whose pages are entered here
         self.array: weakref.ref[Any] | None = None  # through which all views look
 
     def gone(self, _: object) -> None:
@@ -86,7 +86,7 @@ class Mappings:
         self._unheard_of: set[int] = set()  # to be forgotten as soon as they come
 
     def views(self, block_id: int, slices: Sequence[tuple[int, int]]) -> list[Any]:
-        """Writable views of the block's content, bytes-like objects; it is released with the last of them. Once for each content."""
+        """Writable, bytes-like views of the content, which is released with the last of them. Once for each content."""
         mapping = self._use(block_id)
         end = max(offset + length for offset, length in slices)
         array = self._look(mapping)

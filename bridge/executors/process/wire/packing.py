@@ -228,7 +228,7 @@ class Packer:
         except _TooLong:
             return None
         except Exception as error:
-            return error
+            return error.with_traceback(None)  # which would keep the part, and all the others that were tried
         return None
 
 

@@ -191,11 +191,11 @@ def reduce_memoryview(view: memoryview) -> Reduced:
     """Read-only stays so. What is not contiguous in C's order, or of a foreign format, is packed together first."""
     if not view.c_contiguous or len(view.format) != 1:
         return memoryview, (view.tobytes(),)
-    if view.ndim == 1 and view.format == "B":
-        return memoryview, (PickleBuffer(view),)
     return _shaped_view, (PickleBuffer(view), view.format, view.shape)
 
 
 def _shaped_view(buffer: Any, form: str, shape: tuple[int, ...]) -> memoryview:
-    flat = memoryview(buffer).cast("B")
+    flat = memoryview(buffer).cast("B")  # whatever the buffer's own idea of its format is
+    if len(shape) == 1:
+        return flat if form == "B" else flat.cast(form)  # type: ignore[call-overload]
     return flat.cast(form, shape) if flat.nbytes else flat.cast(form)  # type: ignore[call-overload,no-any-return]

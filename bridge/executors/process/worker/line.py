@@ -1,6 +1,6 @@
 """The worker's end of the channel: reading, writing, and who of its threads does the reading.
 
-    main thread, idle: read ─┐                                   main thread: keep(RESULT) ─> outbox ── no more jobs: flush
+    main thread, idle: read ─┐                                  main thread: keep(RESULT) ─> outbox ── no more jobs: flush
     a thread in a call: wait ┴─> one of them leads: recv, sort:        any thread: send(CALL, LOG, ...) ─> outbox, flush
                                  JOB -> jobs, ANSWER -> waiting, ...
 
@@ -9,9 +9,9 @@ waits looks at what it waits for while it holds `_news`, and the leader, having 
 wake them: one sees the other. There is no thread that only reads, so the way of a job costs no change of threads;
 `read_in_background` starts one when answers may come while nobody waits.
 
-The outbox is in the shared page (see `wire.page`), written by whoever holds `_sending`, from `_pending`, to which everybody
-appends. If the parent dies, `recv` says so, and
-the process ends where it is; long before that the kernel has usually killed it (`main._tie_to_parent`).
+The outbox is in the shared page (see `wire.page`), written by whoever holds `_sending`, from `_pending`, to which
+everybody appends. If the parent dies, `recv` says so, and the process ends where it is; long before that the kernel has
+usually killed it (`main._tie_to_parent`).
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ class Line:
     def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
         """Send a frame now, after everything kept before; from any thread, also from a finalizer that interrupts this."""
         if self._forked:
-            raise LoopClosed("this process was forked off in a worker process, and the way to the parent's loop is not its own")
+            raise LoopClosed(
+                "this process was forked off in a worker process, and the way to the parent's loop is not its own"
+            )
         self._pending.append(frames.frame(kind, ident, payload))
         self._urgent = True
         self._work_off(True)

@@ -71,8 +71,8 @@ class Seat:
     def __init__(self, line: Line):
         self._line = line
         self._job = RunningJob(line)
-        self.pool = NoPool()
-        self.packer = line.packer
+        self.pool: NoPool = NoPool()
+        self.packer: Any = line.packer
         self.has_slot = True
         self.job: Any = None  # the job at hand, None between jobs
 
