@@ -81,7 +81,9 @@ class RemoteCall(_Remote, Call):
         self.args = args
         self.kwargs = kwargs
         self.context: Context = asked.context
-        self.task: None = self.value = self.error = None
+        self.task: Any = None
+        self.value: Any = None
+        self.error: BaseException | None = None
         self.refused = False
         self._unclaimed = self._unanswered = True
         self.asked: Asked = asked

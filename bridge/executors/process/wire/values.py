@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
@@ -35,6 +35,11 @@ from bridge.executors.process.wire.originals import (
     spare_copies,
     token_that_came_with,
 )
+
+if TYPE_CHECKING:  # cloudpickle has no types
+    CloudPickler = pickle.Pickler
+else:
+    CloudPickler = cloudpickle.Pickler
 
 PROTOCOL = 5
 #: Bytes of a copy that travels along with a token, at most.
@@ -66,7 +71,7 @@ def know_portals() -> None:
         _OUT[portal.Portal] = traveling.reduce_portal
 
 
-class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ValuePickler(CloudPickler):
     """One for each direction. Can be used again after `refresh`."""
 
     _reducers: dict[type, Reducer]
@@ -113,13 +118,13 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         layers = layers_above(function)
         if layers:
             return beneath, (function.__module__, function.__qualname__, layers)
-        return self._by_value(function, reduced)
+        return self._by_value(function, reduced)  # type: ignore[arg-type]
 
     def _reduce_class(self, cls: type) -> Any:
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) != 6:  # by its name, or a type like NoneType
             return reduced
-        return self._by_value(cls, reduced)
+        return self._by_value(cls, reduced)  # type: ignore[arg-type]
 
     def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
         raise NotImplementedError
@@ -138,7 +143,7 @@ class OutPickler(ValuePickler):
         return make, args, (originals.token_of(obj), setter, state), None, None, finish_arrival
 
     def _function_getnewargs(self, function: FunctionType) -> tuple[Any, ...]:
-        args: tuple[Any, ...] = super()._function_getnewargs(function)
+        args: tuple[Any, ...] = super()._function_getnewargs(function)  # type: ignore[misc]
         home = module_with(function.__globals__)
         if home is not None:
             args[1][HOME_MARK] = home
