@@ -320,3 +320,20 @@ async def test_an_error_inside_the_block_reaches_the_context_manager(executor: b
     with pytest.raises(Deliberate, match="roll back"):
         await executor.run(work)
     assert seen == ["roll back"]
+
+
+async def test_an_executor_that_a_function_refers_to_is_the_parents_own(executor: bridge.ProcessExecutor) -> None:
+    def outer() -> tuple[int, int]:
+        return os.getpid(), bridge.portal().call(executor.run, os.getpid)
+
+    there, nested = await executor.run(outer)
+    assert os.getpid() not in (there, nested)
+    assert there != nested  # the first one waits in its call
+
+
+async def test_an_executor_of_the_parent_cannot_be_used_in_a_worker_itself(executor: bridge.ProcessExecutor) -> None:
+    def misuse() -> None:
+        executor.submit(os.getpid)
+
+    with pytest.raises(TypeError, match=r"bridge\.portal\(\)\.call\(executor\.submit"):
+        await executor.run(misuse)

@@ -19,6 +19,7 @@ from anyio import move_on_after
 
 from bridge.errors import OffloadTimeout
 from bridge.executors.amap import Window, amap
+from bridge.executors.process.wire.elsewhere import reduce_executor
 from bridge.executors.statistics import ExecutorStatistics
 from bridge.executors.stream import stream
 from bridge.loop.hosts import current_host, running_host
@@ -77,6 +78,10 @@ class Executor(StandardExecutor):
     @abstractmethod
     def statistics(self) -> ExecutorStatistics:
         """What the executor is doing at this moment."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In a worker process it is something to hand to `portal.call`; back here it is itself."""
+        return reduce_executor(self)
 
     # -- awaited -------------------------------------------------------------------------------------------------------
 

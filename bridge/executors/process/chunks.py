@@ -59,7 +59,9 @@ class ChunkWindow(Window):
     def __init__(self, executor: ProcessExecutor, fn: Callable[..., Any], in_flight: int | None):
         chunks = 2 * executor.max_workers
         super().__init__(executor, fn, chunks * LARGEST if in_flight is None else in_flight, kill=True)
-        self._largest = LARGEST if in_flight is None else max(1, in_flight // chunks)
+        self._largest: int = LARGEST if in_flight is None else max(1, in_flight // chunks)
+        if executor.counts_calls:
+            self._largest = 1
         self._most_chunks = chunks if in_flight is None else in_flight
         self._size = 1
         self._site = submit_site()

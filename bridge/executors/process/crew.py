@@ -152,6 +152,10 @@ class Crew:
             job.run()
             job.deliver()
 
+    def not_taken_in(self) -> list[Job]:
+        """Jobs that were accepted and that the home has not seen yet."""
+        return [each for each in list(self._incoming) if isinstance(each, Job)]
+
     async def prestart(self, host: Host, count: int) -> None:
         """Return when so many workers, and a spare one, are ready. Raises what keeps them from it."""
         ready = Event()

@@ -113,6 +113,11 @@ class ProcessExecutor(Executor):
         if crew is not None and not crew.closing:
             crew.close()
 
+    @property
+    def counts_calls(self) -> bool:
+        """Do workers leave after so many calls, so that calls must not travel together?"""
+        return self._crew.options.max_tasks_per_child is not None
+
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def submit_job(self, job: Job) -> None:
@@ -214,7 +219,7 @@ class ProcessExecutor(Executor):
         return ExecutorStatistics(
             name=self.name,
             max_workers=self.max_workers,
-            queued=sum(not job.withdrawn for job in list(roster.queue))
+            queued=sum(not job.withdrawn for job in (*list(roster.queue), *self._crew.not_taken_in()))
             + sum(max(0, len(member.in_flight) - 1) for member in busy),
             running=len(busy),
             lent=sum(member.lent for member in busy),
