@@ -59,11 +59,9 @@ class _Mapping:
     def drop(self) -> None:
         """Nobody uses it. Under the guard."""
         address, self.address = self.address, None
-        descriptor, self.descriptor = self.descriptor, None
         if address is not None:
             memory.unmap(address, self.size)
-        if descriptor is not None:
-            os.close(descriptor)
+        _close(self)
 
 
 class Mappings:
@@ -193,8 +191,8 @@ class Mappings:
         """One user less."""
         with self._guard:
             mapping.users -= 1
-            if mapping.doomed and not mapping.users:
-                mapping.drop()
+            if mapping.doomed:
+                self._doom(mapping)
 
     def _look(self, mapping: _Mapping) -> Any:
         """An array over the whole block, which is in use for as long as that lives; None if it cannot be mapped."""
@@ -217,9 +215,7 @@ class Mappings:
         """Of a block that is ours alone."""
         self._known.pop(mapping.number, None)
         mapping.doomed = True
-        descriptor, mapping.descriptor = mapping.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        _close(mapping)
 
     def _copy(self, mapping: _Mapping, end: int) -> bytearray:
         """The content, as memory of this process's own."""
@@ -247,11 +243,20 @@ class Mappings:
             self.released(mapping.number)
 
     def _doom(self, mapping: _Mapping) -> None:
+        """It is to go when nobody uses it, and its descriptor as soon as there is nothing but a look at it."""
         mapping.doomed = True
         if not mapping.users:
             mapping.drop()
+        elif mapping.users == 1 and mapping.array is not None and mapping.array() is not None:
+            _close(mapping)
 
 
 def _open(mapping: _Mapping) -> int:
     assert mapping.descriptor is not None
     return mapping.descriptor
+
+
+def _close(mapping: _Mapping) -> None:
+    descriptor, mapping.descriptor = mapping.descriptor, None
+    if descriptor is not None:
+        os.close(descriptor)
