@@ -39,7 +39,7 @@ def close_within(crew: Crew, timeout: float) -> None:
                 monotonic() - crew.closed_at,
                 crew.name,
             )
-    crew.post(crew.roster.drop_queued)
+    crew.post(crew.roster.outcomes.drop_queued)
     crew.post(crew.roster.kill_all)
     finished.wait(AFTER_KILLING)
 

@@ -126,12 +126,12 @@ class Crew:
         """Take back a job that has not been given to a worker; an empty shell is left in the queue."""
         if not job.withdraw():
             return False
-        self.post(self.roster.count_cancelled)
+        self.post(self.roster.outcomes.count_cancelled)
         return True
 
     def cancel(self, job: Job, kill: bool) -> None:
         """Nobody wants the result of a job that was given to a worker."""
-        self.post(partial(self.roster.cancel, job, kill))
+        self.post(partial(self.roster.outcomes.cancel, job, kill))
 
     def post(self, action: Callable[[], object]) -> None:
         """Have `action` done on the home's thread, under its turn."""
@@ -335,7 +335,7 @@ class Crew:
             self.closed_at = monotonic()
         self.closing = True
         if cancel_queued:
-            self.post(self.roster.drop_queued)
+            self.post(self.roster.outcomes.drop_queued)
         if self._home is None and not self._incoming:
             with self._turn:
                 if self._home is None and not self._incoming:

@@ -96,7 +96,7 @@ class Endings:
         roster = self._roster
         roster.wanted, roster.spare = 0, False
         if self._failed_starts >= ATTEMPTS and not any(member.ready for member in roster.members):
-            roster.fail_queued(error_for)
+            roster.outcomes.fail_queued(error_for)
 
     # -- retirement ----------------------------------------------------------------------------------------------------
 
@@ -187,8 +187,8 @@ class Endings:
     def _casualty(self, member: Member, job: Job, code: int | None, ran_for: float) -> None:
         roster = self._roster
         if member.condemned is job and member.verdict is CancelledError:
-            roster.cancelled += 1
-            roster.failed -= 1
+            roster.outcomes.cancelled += 1
+            roster.outcomes.failed -= 1
             error: BaseException = CancelledError(f"{name_of(job.named)} was ended with its worker process {member.pid}")
         elif member.condemned is job and member.verdict is not None:
             error = member.verdict()
@@ -197,7 +197,7 @@ class Endings:
                 name_of(job.named), member.pid, code, self._crew.name, phase="running", ran_for=ran_for
             )
         note_site(error, job)
-        roster.fail(job, error)
+        roster.outcomes.fail(job, error)
 
     def _died_starting(self, member: Member, code: int | None, phase: int) -> None:
         if self._crew.closing and not self._roster.queue:

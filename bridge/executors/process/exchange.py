@@ -99,7 +99,7 @@ class Exchange:
         roster = self._roster
         began, ended = frames.TIMES.unpack_from(payload)
         job.started_at = began
-        roster.learn(job, began, ended)
+        roster.outcomes.learn(job, began, ended)
         if member.condemned is job:
             roster.endings.reprieve(member)
         if member.lent:  # it answered without waiting for the answer to its call
@@ -122,7 +122,7 @@ class Exchange:
             if type(value) is Chunk:
                 self._unpacked(job, member, value, None)
                 return
-        roster.settle(job)
+        roster.outcomes.settle(job)
 
     def _unpacked(self, job: Job, member: Member, value: Any, error: BaseException | None) -> None:
         job.value = value
@@ -132,7 +132,7 @@ class Exchange:
         if error is not None:
             job.error = error
             note_site(error, job)
-        self._roster.settle(job)
+        self._roster.outcomes.settle(job)
 
     # -- sending later -------------------------------------------------------------------------------------------------
 

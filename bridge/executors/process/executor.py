@@ -171,8 +171,8 @@ class ProcessExecutor(Executor):
 
     def cancel_all(self) -> None:
         """Withdraw all that is queued, telling whoever waits for it, and end all that runs."""
-        self._crew.post(self._crew.roster.drop_queued)
-        self._crew.post(self._crew.roster.cancel_running)
+        self._crew.post(self._crew.roster.outcomes.drop_queued)
+        self._crew.post(self._crew.roster.outcomes.cancel_running)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As in `concurrent.futures`. Works in any thread, also on a loop that uses the executor."""
@@ -214,7 +214,7 @@ class ProcessExecutor(Executor):
         """What the executor is doing at this moment; costs the work nothing."""
         roster = self._crew.roster
         members = [member for member in list(roster.members) if member.ready]
-        samples = list(roster.samples)
+        samples = list(roster.outcomes.samples)
         busy = [member for member in members if member.busy]
         return ExecutorStatistics(
             name=self.name,
@@ -224,9 +224,9 @@ class ProcessExecutor(Executor):
             running=len(busy),
             lent=sum(member.lent for member in busy),
             idle=len(members) - len(busy),
-            completed=roster.completed,
-            failed=roster.failed,
-            cancelled=roster.cancelled,
+            completed=roster.outcomes.completed,
+            failed=roster.outcomes.failed,
+            cancelled=roster.outcomes.cancelled,
             queue_wait=Quantiles.of([began - queued for queued, began, _ in samples]),
             run_time=Quantiles.of([ended - began for _, began, ended in samples]),
             workers=tuple(_statistics(member) for member in members),

@@ -15,24 +15,20 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from functools import partial
 from time import perf_counter
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from bridge.errors import ExecutorClosed
 from bridge.executors.process.endings import Endings
 from bridge.executors.process.exchange import Exchange
 from bridge.executors.process.launch import launch
 from bridge.executors.process.logs import LevelWatch
 from bridge.executors.process.member import Member, StreamJob
+from bridge.executors.process.outcomes import Outcomes, pace_key
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.context import values_for
 from bridge.executors.process.wire.pickling import TooLarge
-from bridge.threads.future_job import FutureJob
 from bridge.threads.job import Job
-from bridge.threads.pool import SAMPLES
 
 if TYPE_CHECKING:
     from bridge.executors.process.crew import Crew
@@ -46,20 +42,6 @@ OVERDUE = 0.003
 DIRECT = 1 << 16
 #: Seconds after which an idle worker's blocks are no longer kept for reuse.
 TRIM = 5.0
-#: Functions whose pace is remembered.
-REMEMBERED = 4096
-
-
-def pace_key(fn: Any) -> Any:
-    """What the time that a function takes is remembered by."""
-    return fn.__code__ if type(fn) is FunctionType else getattr(fn, "__qualname__", None)
-
-
-def _prestarted() -> None:
-    """What those wait for who wait for a worker and not for a function."""
-
-
-_NO_JOB = Job(_prestarted, (), {}, None)
 
 
 class Roster:
@@ -75,10 +57,7 @@ class Roster:
         self.spare: bool = False  # keep one worker more than there is work for
         self.wanted: int = 0  # workers that were asked for before there is work
         self.awaited: list[tuple[int, Callable[[BaseException | None], object]]] = []
-        self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
-        self.completed: int = 0
-        self.failed: int = 0
-        self.cancelled: int = 0
+        self.outcomes: Outcomes = Outcomes(self)
         self.endings: Endings = Endings(self)
         self.exchange: Exchange = Exchange(self)
         self._max = crew.options.max_workers
@@ -86,7 +65,6 @@ class Roster:
         self._levels = LevelWatch()
         self._limits_memory = crew.options.memory_limit is not None
         self._hot: Member | None = None
-        self._paces: dict[Any, float] = {}
         self._to_flush: set[Member] = set()
         self._returners: deque[tuple[Member, Callable[[], object]]] = deque()
         self._watching_paces = False
@@ -112,7 +90,7 @@ class Roster:
                 if job.context is None:  # withdrawn
                     queue.popleft()
                     continue
-                pace = None if job.on_the_wire else self._paces.get(pace_key(job.fn))
+                pace = None if job.on_the_wire else self.outcomes.paces.get(pace_key(job.fn))
                 member = self._choose(pace)
                 if member is None:
                     break
@@ -188,7 +166,7 @@ class Roster:
             self._give(job, member, parcel, 0.0)
 
     def _could_not_pack(self, member: Member, job: Job, error: BaseException) -> None:
-        self.fail(job, error)
+        self.outcomes.fail(job, error)
         if not member.busy:
             self.rest(member)
 
@@ -360,107 +338,10 @@ class Roster:
         if member.blocked:
             self.exchange.wait_until_writable(member)
 
-    # -- outcomes ------------------------------------------------------------------------------------------------------
-
-    def learn(self, job: Job, began: float, ended: float) -> None:
-        """How long a job took: what is expected of the next of its kind. Quick to rise, slow to fall."""
-        self.samples.append((job.queued_at, began, ended))
-        if job.on_the_wire:
-            return
-        key = pace_key(job.fn)
-        took = ended - began
-        pace = self._paces.get(key)
-        if pace is None:
-            if key is None:
-                return
-            if len(self._paces) >= REMEMBERED:
-                self._paces.clear()
-            self._paces[key] = took
-        else:
-            self._paces[key] = took if took > pace else pace + (took - pace) * 0.125
-
-    def settle(self, job: Job) -> None:
-        """A job has its outcome: on its way to whoever waits for it."""
-        if job.error is None:
-            self.completed += 1
-        else:
-            self.failed += 1
-        job.args = job.kwargs = job.context = job.call = job.remote = None
-        self.crew.todo.append(job)
-
-    def fail(self, job: Job, error: BaseException) -> None:
-        """Likewise, with an error that did not come from the worker."""
-        job.error = error
-        self.settle(job)
-
-    def count_cancelled(self) -> None:
-        """One more job ended before it began."""
-        self.cancelled += 1
-
-    def cancel(self, job: Job, kill: bool) -> None:
-        """Nobody wants the result of a job that was given to a worker: take it back, or have it end."""
-        member = job.remote
-        if member is None:
-            return  # it has its outcome
-        if isinstance(member, Member):
-            if member.packing is job:
-                member.packing = None
-                self.rest(member)
-                self._end_as_cancelled(job)
-                return
-            self.take_back(member)
-        if job.remote is self.crew:
-            self.queue.remove(job)
-            self._end_as_cancelled(job)
-        elif isinstance(member, Member):
-            member.tell_cancelled(job)
-            self.to_flush(member)
-            if kill:
-                self.endings.condemn(member, job)
-
-    def _end_as_cancelled(self, job: Job) -> None:
-        self.cancelled += 1
-        job.error = CancelledError("it was cancelled before it began")
-        job.args = job.kwargs = job.context = job.call = job.remote = None
-        self.crew.todo.append(job)
-
-    def drop_queued(self) -> None:
-        """Withdraw everything that waits for a worker, and tell those who wait for it."""
-        queue, self.queue = self.queue, deque()
-        for job in queue:
-            if job.remote is None and not job.claim():
-                continue
-            self.cancelled += 1
-            begun, job.remote = job.remote is not None, None
-            job.args = job.kwargs = job.context = None
-            if isinstance(job, FutureJob) and not begun:
-                self.crew.todo.append(job.cancel)
-            else:
-                job.error = ExecutorClosed(f"{self.crew.name!r} was shut down before this function could begin")
-                self.crew.todo.append(job)
-
-    def cancel_running(self) -> None:
-        """Have everything that runs end early."""
-        for member in list(self.members):
-            for job, _ in list(member.in_flight.values()):
-                self.cancel(job, kill=True)
-            if member.packing is not None:
-                self.cancel(member.packing, kill=True)
-
     def kill_all(self) -> None:
         """End every worker at once, with what it runs."""
         for member in list(self.members):
             self.endings.kill(member)
-
-    def fail_queued(self, error_for: Callable[[Job], BaseException]) -> None:
-        """No worker can be had: everything that waits for one is told why."""
-        queue, self.queue = self.queue, deque()
-        for job in queue:
-            if job.remote is not None or (not job.withdrawn and job.begin()):
-                self.fail(job, error_for(job))
-        waiting, self.awaited = self.awaited, []
-        for _, ready in waiting:
-            self.crew.todo.append(partial(ready, error_for(_NO_JOB)))
 
     def dismiss(self) -> None:
         """There will be no more work: let everybody go."""
