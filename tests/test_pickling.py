@@ -1,4 +1,4 @@
-"""Parcels: what goes in comes out on the other side, as what it was; what cannot travel is an error that says where it is."""
+"""Parcels: what goes in comes out on the other side, as what it was; what cannot travel is an error that says where."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ PLAIN = [
     "text",
     b"bytes",
     1.5,
-    [1, [2, (3, {"a": None})]],
+    [1, [2, (3, None)]],
     {"a": 1, "b": [True]},
     (at_top_level, (1, "two"), {}, None),
     (len, ("abc",), {"key": 2.5}, None),
@@ -173,7 +173,7 @@ def test_what_is_plain_and_small_is_a_plain_pickle(out: Way, obj: Any, monkeypat
 
 @pytest.mark.parametrize(
     "obj",
-    [lambda: 1, [].append, Plain(1), "x" * 5000, [0] * 17, {1: 2}, threading.Lock, int.from_bytes, "ab".upper],
+    [lambda: 1, [].append, Plain(1), "x" * 5000, [0] * 17, {1: 2}, threading.Thread, int.from_bytes, "ab".upper],
     ids=lambda obj: f"{obj!r:.30}",
 )
 def test_what_may_not_be_plain_takes_the_thorough_way(obj: Any) -> None:
@@ -225,8 +225,9 @@ def test_what_exceeds_the_limit_is_given_up_and_leaves_nothing(out: Way, argumen
     with pytest.raises(TooLarge):
         out.packer.pack(call, limit=LARGE)
     assert out.placed == 0
-    back = out.unpacker.unpack(parcel := out.packer.pack_patiently(call))
+    parcel = out.packer.pack_patiently(call)
     assert out.unpacker.is_large(parcel)
+    back = out.unpacker.unpack(parcel)
     assert pickle.dumps(back[1]) == pickle.dumps(call[1])
     del back
     assert out.placed == 0
@@ -676,9 +677,12 @@ def test_an_async_generator_that_has_begun_stays(home: Way) -> None:
     asyncio.run(begin())
 
 
-def test_an_async_generator_of_the_parent_travels_out_as_a_handle_and_comes_home_as_itself(out: Way, home: Way) -> None:
+def test_an_async_generator_of_the_parent_travels_out_as_a_handle_and_comes_home_as_itself(
+    out: Way, home: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
     numbers = count_to(3)
-    handle = out.travel((at_top_level, (numbers,), {}, None))[1][0]
+    with in_another_process(monkeypatch):
+        handle = out.travel((at_top_level, (numbers,), {}, None))[1][0]
     assert isinstance(handle, ParentIterable)
     assert "async_generator in the parent process" in repr(handle)
     with pytest.raises(TypeError, match=r"bridge\.portal\(\)\.iterate"):
@@ -688,6 +692,14 @@ def test_an_async_generator_of_the_parent_travels_out_as_a_handle_and_comes_home
     gc.collect()
     with pytest.raises(pickle.UnpicklingError, match="keep a reference to it"):
         home.travel(handle)
+
+
+@contextlib.contextmanager
+def in_another_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where the originals are not."""
+    with monkeypatch.context() as patch:
+        patch.setattr(originals.Originals, "are_here", lambda self, token: False)
+        yield
 
 
 class Stream:
@@ -700,9 +712,12 @@ class Stream:
         return count_to(2)
 
 
-def test_another_async_iterable_is_a_handle_if_it_cannot_be_pickled_and_a_copy_if_it_can(out: Way, home: Way) -> None:
+def test_another_async_iterable_is_a_handle_if_it_cannot_be_pickled_and_a_copy_if_it_can(
+    out: Way, home: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stream = Stream(threading.Lock())
-    handle = out.travel((at_top_level, (1,), {"stream": stream}, None))[2]["stream"]
+    with in_another_process(monkeypatch):
+        handle = out.travel((at_top_level, (1,), {"stream": stream}, None))[2]["stream"]
     assert isinstance(handle, ParentIterable)
     assert home.travel(handle) is stream
     copy = out.travel((at_top_level, (Stream(5), stream), {}, None))[1][0]
@@ -774,7 +789,7 @@ LOCK = r": cannot pickle '_thread.lock' object"
         ((len, (Slotted(),), {}, None), r"args\[0\]\.lock" + LOCK),
         ((len, ({(1, threading.Lock())},), {}, None), r"args\[0\]\{\.\.\.\}\[1\]" + LOCK),
         ((_closing_over(threading.Lock()), (), {}, None), r"fn \(its variable 'value'\)" + LOCK),
-        ((functools.partial(len, threading.Lock()), (), {}, None), r"fn\.__reduce__.*" + LOCK),
+        ((functools.partial(len, threading.Lock()), (), {}, None), r"fn\.args\[0\]" + LOCK),
         ((Plain(threading.Lock()).__init__, (), {}, None), r"fn\.__self__\.value" + LOCK),
         ({"rows": [1, threading.Lock()]}, r"value\['rows'\]\[1\]" + LOCK),
         (threading.Lock(), r"value" + LOCK),
@@ -782,7 +797,7 @@ LOCK = r": cannot pickle '_thread.lock' object"
         ((len, (Raises(KeyError("here")),), {}, None), r"args\[0\]: pickling it raised KeyError: 'here'"),
         (
             (len, (Plain(Raises(MemoryError())),), {}, None),
-            r"args\[0\]\.value: pickling it raised MemoryError|MemoryError",
+            r"args\[0\]\.value: MemoryError",
         ),
         (ValueError(threading.Lock()), r"error.*" + LOCK),
     ],
@@ -824,7 +839,7 @@ def test_cycles_around_the_culprit_end_the_search(out: Way) -> None:
 
 def test_the_search_ends_in_time_and_names_what_it_has_found(out: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(culprit, "perf_counter", iter(range(10_000)).__next__)
-    with pytest.raises(pickle.PicklingError, match="_thread.lock"):
+    with pytest.raises(pickle.PicklingError, match=r"_thread\.lock"):
         out.packer.pack((len, ([1.5j, [threading.Lock()]],), {}, None))
 
 
@@ -858,13 +873,13 @@ def test_what_cannot_be_rebuilt_is_named_and_its_memory_released(out: Way, besid
 
 
 def test_a_module_that_is_missing_is_named_with_what_to_do(out: Way) -> None:
-    module = types.ModuleType("only_here.inner")
+    module = types.ModuleType("only_here")
     exec("class Thing: pass", module.__dict__)
-    sys.modules["only_here.inner"] = module
+    sys.modules["only_here"] = module
     try:
         parcel = out.packer.pack(module.Thing())
     finally:
-        del sys.modules["only_here.inner"]
+        del sys.modules["only_here"]
     with pytest.raises(pickle.UnpicklingError, match=r"only_here.*register_pickle_by_value\(only_here\)"):
         out.unpacker.unpack(parcel)
 

@@ -14,7 +14,6 @@ from typing import Any
 import anyio
 import process_targets as targets
 import pytest
-import sniffio
 from process_targets import Deliberate, Gate, Tally
 
 import bridge
@@ -38,27 +37,18 @@ async def executor(anyio_backend: tuple[str, dict[str, Any]]) -> AsyncIterator[b
         yield executor
 
 
-async def where_am_i() -> tuple[int, int, str]:
-    await anyio.sleep(0)
-    return os.getpid(), threading.get_ident(), sniffio.current_async_library()
-
-
-def here() -> tuple[int, int, str]:
-    return os.getpid(), threading.get_ident(), sniffio.current_async_library()
-
-
 # -- call ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fn", [here, where_am_i])
+@pytest.mark.parametrize("fn", [targets.here, targets.where_am_i])
 async def test_call_runs_the_function_on_the_loop_that_sent_the_work(
     executor: bridge.ProcessExecutor, fn: Callable[[], Any]
 ) -> None:
     async def there() -> tuple[int, int, str]:
-        return await where_am_i()
+        return await targets.where_am_i()
 
-    assert await executor.run(lambda: bridge.portal().call(fn)) == here()
-    assert await executor.run(targets.call_home, there) == here()
+    assert await executor.run(lambda: bridge.portal().call(fn)) == targets.here()
+    assert await executor.run(targets.call_home, there) == targets.here()
 
 
 async def test_call_passes_arguments_and_returns_the_value(executor: bridge.ProcessExecutor) -> None:

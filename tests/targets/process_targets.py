@@ -487,3 +487,21 @@ def die_while_calling(die: Gate, fn: Any, *args: Any) -> None:
 
     threading.Thread(target=killer, daemon=True).start()
     bridge.portal().call(fn, *args)
+
+
+# -- where one is --------------------------------------------------------------------------------------------------------
+
+
+def here() -> tuple[int, int, str]:
+    """The process, the thread and the kind of loop."""
+    import sniffio
+
+    return os.getpid(), threading.get_ident(), sniffio.current_async_library()
+
+
+async def where_am_i() -> tuple[int, int, str]:
+    """Likewise, after a turn of the loop."""
+    import anyio
+
+    await anyio.sleep(0)
+    return here()

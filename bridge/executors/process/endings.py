@@ -30,7 +30,6 @@ from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.errors import unpack_error
 from bridge.executors.process.wire.page import INITIALIZING, STARTING
 from bridge.threads.job import Job, name_of
-from bridge.threads.site import note_site
 
 if TYPE_CHECKING:
     from bridge.executors.process.roster import Roster
@@ -196,7 +195,6 @@ class Endings:
             error = obituary.worker_died(
                 name_of(job.named), member.pid, code, self._crew.name, phase="running", ran_for=ran_for
             )
-        note_site(error, job)
         roster.outcomes.fail(job, error)
 
     def _died_starting(self, member: Member, code: int | None, phase: int) -> None:

@@ -108,7 +108,6 @@ class Exchange:
         parcel = payload[frames.TIMES.size :]
         if kind == frames.ERROR:
             job.error = unpack_error(parcel, member.unpacker)
-            note_site(job.error, job)
         elif member.unpacker.is_large(parcel):
             job.remote = None  # nothing can be cancelled any more
             self._crew.aside(partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel))
@@ -131,7 +130,6 @@ class Exchange:
             note_site(value.error, job)
         if error is not None:
             job.error = error
-            note_site(error, job)
         self._roster.outcomes.settle(job)
 
     # -- sending later -------------------------------------------------------------------------------------------------

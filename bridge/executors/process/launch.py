@@ -62,6 +62,7 @@ class _Inherited:
 def launch(name: str, env: Mapping[str, str]) -> Lifelines:
     """Start a worker process. Raises OSError and whatever else keeps a process from being started."""
     import psutil  # noqa: F401 - now, while there is time, and not when a worker has to be ended
+
     with ExitStack() as undo, ExitStack() as theirs:
         mine, yours = _socket_pair(undo, theirs)
         my_descriptors, your_descriptors = _socket_pair(undo, theirs)

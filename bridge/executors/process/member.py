@@ -110,8 +110,11 @@ class Member:
 
     @property
     def job(self) -> Job | None:
-        """The job that it runs, as far as one can tell."""
-        begun = self.lifelines.page.words[BEGUN]
+        """The job that it runs, as far as one can tell; from any thread."""
+        try:
+            begun = self.lifelines.page.words[BEGUN]
+        except ValueError:  # it has ended, and the page is closed
+            return None
         entry = self.in_flight.get(begun)
         return entry[0] if entry is not None else self.packing
 

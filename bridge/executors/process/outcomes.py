@@ -15,11 +15,13 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import ExecutorClosed
+from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.executors.process.member import Member
 from bridge.threads.future_job import FutureJob
+from bridge.threads.host import Host
 from bridge.threads.job import Job
 from bridge.threads.pool import SAMPLES
+from bridge.threads.site import note_site
 
 if TYPE_CHECKING:
     from bridge.executors.process.roster import Roster
@@ -73,12 +75,13 @@ class Outcomes:
 
     def settle(self, job: Job) -> None:
         """A job has its outcome: on its way to whoever waits for it."""
+        job.args = job.kwargs = job.context = job.call = job.remote = None
         if job.error is None:
             self.completed += 1
+            self._crew.todo.append(job)
         else:
             self.failed += 1
-        job.args = job.kwargs = job.context = job.call = job.remote = None
-        self._crew.todo.append(job)
+            self._crew.todo.append(partial(_deliver_error, job, self._crew.home.host))
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Likewise, with an error that did not come from the worker."""
@@ -150,3 +153,21 @@ class Outcomes:
         waiting, self._roster.awaited = self._roster.awaited, []
         for _, ready in waiting:
             self._crew.todo.append(partial(ready, error_for(_NO_JOB)))
+
+
+def _deliver_error(job: Job, host: Host) -> None:
+    """Say where the job was sent off. Whether its task waits yet, and where, only the task's own loop can tell."""
+    origin = job.origin
+    if job.awaited and origin is not None and origin is not host and getattr(job, "site", None) is None:
+        try:
+            origin.call_soon(_deliver_with_site, (job,))
+            return
+        except LoopClosed:
+            pass
+    _deliver_with_site(job)
+
+
+def _deliver_with_site(job: Job) -> None:
+    if job.error is not None:
+        note_site(job.error, job)
+    job.deliver()

@@ -10,11 +10,14 @@ methods as pickling did.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
+from functools import partial
 from time import perf_counter
 from types import FunctionType, MethodType
 from typing import Any
+
+from bridge.executors.process.wire.traveling import Stays
 
 #: How far the search goes.
 MOST_LEVELS = 60
@@ -30,41 +33,60 @@ Step = tuple[str, Any]
 
 
 class _Search:
+    """One search. `found` is the path to the last part that failed, and its error."""
+
     def __init__(self, attempt: Attempt, seconds: float):
         self._attempt = attempt
         self._until = perf_counter() + seconds
         self._left = MOST_ATTEMPTS
+        self._above: set[int] = set()  # the parts that lead to the one that is looked into
+        self._seen: set[int] = set()
 
-    def failing_part(self, steps: Iterable[Step], seen: set[int]) -> tuple[Step, BaseException] | None:
+    def look_into(self, steps: Iterator[Step], path: str, level: int) -> tuple[str, BaseException] | None:
+        """The culprit among these parts, or in them. None if none of them fails, or only because of what lies above."""
+        suspect = None
         for name, part in steps:
-            if id(part) in seen or isinstance(part, (int, str, float, bytes, type(None))):
+            if id(part) in self._above:
+                suspect = suspect or _ABOVE
+            if id(part) in self._seen or isinstance(part, (int, str, float, bytes, type(None))):
                 continue
             if self._left <= 0 or perf_counter() > self._until:
-                return None
+                break
             self._left -= 1
             error = self._attempt(part)
-            if error is not None:
-                return (name, part), error
-        return None
+            if error is None:
+                continue
+            found = self._inside(part, path + name, error, level)
+            if found is not _ABOVE:
+                return found
+            suspect = path + name, error
+        return suspect
+
+    def _inside(self, part: Any, path: str, error: BaseException, level: int) -> tuple[str, BaseException]:
+        """It fails: is there a part of it that does?"""
+        if level >= MOST_LEVELS or isinstance(error, (RecursionError, Stays)):
+            return path, error
+        self._seen.add(id(part))
+        self._above.add(id(part))
+        try:
+            found = self.look_into(_steps(part), path, level + 1)
+        except Exception:  # something in it raises when it is looked at
+            found = None
+        self._above.discard(id(part))
+        return found or (path, error)
+
+
+#: Instead of a culprit: it contains what contains it, and is at fault no more than that.
+_ABOVE: tuple[str, BaseException] = ("", Exception())
 
 
 def find_culprit(obj: Any, error: BaseException, attempt: Attempt, seconds: float) -> tuple[str, BaseException]:
     """The path to the part at fault, and its error. `error` is what pickling the whole object raised."""
-    search = _Search(attempt, seconds)
-    path, seen, part = "", {id(obj)}, obj
-    steps: Iterable[Step] = _first_steps(obj)
-    for _ in range(1 if isinstance(error, RecursionError) else MOST_LEVELS):
-        try:
-            found = search.failing_part(steps, seen)
-        except Exception:  # something that it looked into raises when looked at
-            break
-        if found is None:
-            break
-        (name, part), error = found
-        path += name
-        seen.add(id(part))
-        steps = _steps(part)
-    return _shown(path), error
+    try:
+        found = _Search(attempt, seconds).look_into(_first_steps(obj), "", 0)
+    except Exception:
+        found = None
+    return (_shown(found[0]), found[1]) if found else ("", error)
 
 
 def path_of(obj: Any, matches: Callable[[Any], bool]) -> str | None:
@@ -125,6 +147,8 @@ def _steps(part: Any) -> Iterator[Step]:
         yield from (("{...}", item) for item, _ in zip(part, range(MOST_ITEMS), strict=False))
     if isinstance(part, FunctionType):
         yield from _of_function(part)
+    elif isinstance(part, partial):
+        yield from ((".func", part.func), (".args", part.args), (".keywords", part.keywords))
     elif isinstance(part, MethodType):
         yield ".__self__", part.__self__
     elif isinstance(part, type):

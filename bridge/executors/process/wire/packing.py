@@ -255,7 +255,7 @@ class _Nowhere:
     _left = 1 << 22
 
     def write(self, data: Any) -> None:
-        self._left -= len(data)
+        self._left -= memoryview(data).nbytes
         if self._left < 0:
             raise _TooLong
 

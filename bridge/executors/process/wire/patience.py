@@ -65,7 +65,9 @@ class Outlet:
         self._writer: BlockWriter | None = None
 
     def write(self, data: Any) -> None:
-        """Called by the pickler: bytes, or a view that is not valid for longer than this."""
+        """Called by the pickler: bytes, or some other buffer that is not valid for longer than this."""
+        if type(data) is not bytes:
+            data = memoryview(data).cast("B")
         self.size += len(data)
         if self._limit is not None and self.size > self._limit:
             raise TooLarge

@@ -6,7 +6,7 @@
     bridge.Portal                  ─ on the way out ─>               the worker's portal
     memoryview                     ─>                                a memoryview of a copy
 
-Each `reduce_...` takes what is to be pickled and returns what `__reduce__` would, or raises TypeError saying what to do.
+Each `reduce_...` takes what is to be pickled and returns what `__reduce__` would, or raises `Stays`, saying what to do.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from bridge.executors.process.wire.originals import Token, functions_that_came, 
 
 Reduced = tuple[Any, ...]
 
+
+class Stays(TypeError):
+    """It cannot travel, and there is no need to look for a part of it that is to blame."""
+
+
 #: Looked up by name in the worker, because the parent need not have it.
 _WORKERS_PORTAL = ("bridge.executors.process.worker.portal", "portal_here")
 
@@ -34,7 +39,7 @@ _WORKERS_PORTAL = ("bridge.executors.process.worker.portal", "portal_here")
 def reduce_coroutine(coro: CoroutineType[Any, Any, Any]) -> Reduced:
     """On the way home."""
     if getcoroutinestate(coro) != CORO_CREATED:
-        raise TypeError(
+        raise Stays(
             f"cannot pickle the coroutine {coro.__qualname__}, which has been started already: what it has done so far "
             f"would be lost. Hand over a fresh one, {coro.__name__}(...), or use portal.call({coro.__name__}, ...)."
         )
@@ -44,7 +49,7 @@ def reduce_coroutine(coro: CoroutineType[Any, Any, Any]) -> Reduced:
 def reduce_async_generator(generator: AsyncGeneratorType[Any, Any]) -> Reduced:
     """On the way home."""
     if _has_begun(generator):
-        raise TypeError(
+        raise Stays(
             f"cannot pickle the async generator {generator.__qualname__}, which has been started already: what it has "
             f"done so far would be lost. Hand over a fresh one, {generator.__name__}(...)."
         )
@@ -62,7 +67,7 @@ def _has_begun(generator: AsyncGeneratorType[Any, Any]) -> bool:
 
 def refuse_coroutine(coro: CoroutineType[Any, Any, Any]) -> NoReturn:
     """On the way out."""
-    raise TypeError(
+    raise Stays(
         f"cannot pickle the coroutine {coro.__qualname__} for a worker process. Hand over the function and its "
         f"arguments: executor.run({coro.__name__}, ...) awaits it in the worker."
     )
@@ -124,7 +129,7 @@ def reduce_context(context: Any) -> Reduced:
     parts = vars(context)
     if not parts.keys() >= {"func", "args", "kwds"} or _has_begun(context.gen):
         name = context.gen.__name__
-        raise TypeError(
+        raise Stays(
             f"cannot pickle the async context manager {name}(...), which has been entered already. Hand over a fresh one."
         )
     return _enterable, (parts["func"], parts["args"], parts["kwds"])

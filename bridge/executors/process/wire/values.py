@@ -202,7 +202,7 @@ class HomePickler(ValuePickler):
 
 class _Small(io.BytesIO):
     def write(self, data: Any) -> int:
-        if self.tell() + len(data) > MOST_SPARE:
+        if self.tell() + memoryview(data).nbytes > MOST_SPARE:
             raise ValueError("too large")
         return super().write(data)
 
