@@ -245,7 +245,7 @@ async def test_a_surplus_thread_is_used_again_before_another_is_made() -> None:
     async with bridge.ThreadExecutor(1) as executor:
         for _ in range(10):
             assert await executor.run(descend, executor, Running(), 4) == 4
-            await until(lambda: executor.statistics().running == 0)
+            await until(lambda: all(worker.resting for worker in list(executor._pool.workers)))
         assert len(executor._pool.workers) <= 5
 
 
