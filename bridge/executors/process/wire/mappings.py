@@ -125,6 +125,8 @@ class Mappings:
         """It will be wanted later: it must still be there then, even if the sender has ended and all was closed."""
         mapping = self._use(block_id, still_expected=True)
         with self._guard:
+            if block_id in self._expected:
+                self.unused(mapping)
             self._expected[block_id] = mapping
 
     def forget(self, block_id: int) -> None:

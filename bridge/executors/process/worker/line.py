@@ -80,6 +80,7 @@ class Line:
                 job = jobs.popleft()
                 if not job[1] & frames.PERMIT or self._permitted(job[0]):
                     return job
+                self.unpacker.discard(job[2])
             self.flush()
             if self.quitting:
                 return None

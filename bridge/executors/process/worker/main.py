@@ -15,12 +15,13 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
 
 from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.blocks import BlockStore, Mappings
 from bridge.executors.process.wire.context import Declared
 from bridge.executors.process.wire.errors import pack_error
 from bridge.executors.process.wire.page import INITIALIZING, PHASE, SERVING, SharedPage
+from bridge.executors.process.wire.pickling import Packer, Unpacker
 from bridge.executors.process.worker.line import Line
 from bridge.executors.process.worker.logs import apply_levels, forward_logs
 from bridge.executors.process.worker.running import Runner, Terminated, end_by_signal
@@ -89,15 +90,12 @@ def _take_signals() -> list[Runner]:
 
 def _set_up(line: Line) -> Runner | None:
     """Do what the first frame says. None if the initializer raised: the parent has been told."""
-    from bridge.executors.process.wire.blocks import BlockStore, Mappings
-    from bridge.executors.process.wire.pickling import Packer, Unpacker
-
     store = BlockStore(line.send_descriptor)
     line.packer = Packer(store, direction="home")
     line.unpacker = Unpacker(Mappings(line.receive_descriptor, line.released.append), direction="out")
     setup: list[memoryview] = []
     line.listeners[frames.SETUP] = lambda ident, payload: setup.append(memoryview(bytes(payload)))
-    line.listeners[frames.RELEASE] = lambda ident, payload: store.release(ident)
+    line.listeners[frames.RELEASE] = lambda ident, payload: _released(line, store, ident)
     line.listeners[frames.FORGET] = lambda ident, payload: line.unpacker.mappings.forget(ident)
     line.listeners[frames.TRIM] = lambda ident, payload: _trim(line, store)
     try:
@@ -115,7 +113,14 @@ def _set_up(line: Line) -> Runner | None:
     return Runner(line, declared)
 
 
-def _trim(line: Line, store: Any) -> None:
+def _released(line: Line, store: BlockStore, ident: int) -> None:
+    """The parent looks at a block no more; if too many lie free now, some are dropped."""
+    store.release(ident)
+    for forgotten in store.take_forgotten():
+        line.keep(frames.FORGET, forgotten, b"")
+
+
+def _trim(line: Line, store: BlockStore) -> None:
     """Let go of blocks that lie ready, and say which."""
     for ident in store.trim():
         line.send(frames.FORGET, ident)
