@@ -71,10 +71,15 @@ def pair() -> Iterator[Pair]:
     pair.close()
 
 
+_held = {"bytes": 0, "blocks": 0}
+
+
 @pytest.fixture(autouse=True)
 def nothing_of_others() -> None:
-    """These tests count what is mapped: what earlier ones have left to the garbage collector goes first."""
+    """These tests count what is mapped and open: not what earlier tests still hold."""
     gc.collect()
+    _held.update(bytes=0, blocks=0)
+    _held.update(bytes=shared_bytes(), blocks=open_blocks())
 
 
 def shared_bytes() -> int:
@@ -84,7 +89,7 @@ def shared_bytes() -> int:
         if "bridge-block" in line:
             begin, end = (int(part, 16) for part in line.split()[0].split("-"))
             total += end - begin
-    return total
+    return total - _held["bytes"]
 
 
 def open_blocks() -> int:
@@ -95,7 +100,7 @@ def open_blocks() -> int:
             count += "bridge-block" in os.readlink(f"/proc/self/fd/{entry}")
         except FileNotFoundError:  # the one that listed the folder
             pass
-    return count
+    return count - _held["blocks"]
 
 
 # -- there ---------------------------------------------------------------------------------------------------------------

@@ -248,8 +248,6 @@ async def test_a_surplus_thread_is_used_again_before_another_is_made() -> None:
             await until(lambda: all(worker.resting for worker in list(executor._pool.workers)))
         # Without using any again it would be 41; on a busy machine some are late.
         assert len(executor._pool.workers) <= 20
-            len(executor._pool.workers) <= 20
-        )  # without using any again it would be 41; on a busy machine some are late
 
 
 async def test_a_session_lends_its_slot_at_each_step() -> None:
