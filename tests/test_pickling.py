@@ -891,12 +891,6 @@ def test_a_name_that_is_missing_is_named(home: Way, monkeypatch: pytest.MonkeyPa
         home.unpacker.unpack(parcel)
 
 
-def test_the_path_to_a_class_can_be_asked_for(out: Way) -> None:
-    call = (len, ({"db": [1, Plain(Unbuildable())]},), {}, None)
-    assert out.packer.locate(call, f"{__name__}.Unbuildable") == "args[0]['db'][1].value"
-    assert out.packer.locate(call, "nowhere.Nothing") is None
-
-
 # -- threads, and pickling within pickling -------------------------------------------------------------------------------
 
 

@@ -141,3 +141,9 @@ async def test_a_bad_argument_of_submit_is_the_futures_error(executor: bridge.Pr
     await until(future.done)
     assert isinstance(future.exception(), pickle.PicklingError)
     assert "args[0]['rows'][1]" in str(future.exception())
+
+
+async def test_an_exception_inside_of_a_value_arrives_as_it_was(executor: bridge.ProcessExecutor) -> None:
+    (back,) = await executor.run(targets.echo, [targets.Picky(7, reason="never mind")])
+    assert type(back) is targets.Picky
+    assert str(back) == str(targets.Picky(7, reason="never mind"))

@@ -14,7 +14,7 @@ from _thread import allocate_lock
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import CancelledError as ThreadCancelled
-from typing import Any
+from typing import Any, Protocol
 
 from bridge.errors import BridgeError, LoopClosed
 from bridge.executors.amap import check_in_flight
@@ -25,6 +25,16 @@ from bridge.threads.host import Carrier, Host
 from bridge.threads.job import Job
 
 _END = object()
+
+
+class EndingJob(Protocol):
+    """A stream's job, as far as its end matters."""
+
+    ended: bool
+    mailbox: Mailbox
+    error: BaseException | None
+
+    def unwrap(self) -> Any: ...
 
 
 class _StreamJob(Job):
@@ -151,11 +161,12 @@ async def stream(
             channel.close()
             if not carrier.withdraw(job):
                 job.request_cancel(host.raise_cancelled)
-                await _wait_for_end(job)
-                _raise_late_error(job)
+                await wait_for_end(job)
+                raise_late_error(job)
 
 
-async def _wait_for_end(job: _StreamJob) -> None:
+async def wait_for_end(job: EndingJob) -> None:
+    """The consumer has left: return when the worker has, too."""
     mailbox = job.mailbox
     while not job.ended and not mailbox.host.leaving:
         mailbox.arrived.clear()
@@ -163,7 +174,7 @@ async def _wait_for_end(job: _StreamJob) -> None:
             await mailbox.wait_patiently()
 
 
-def _raise_late_error(job: _StreamJob) -> None:
+def raise_late_error(job: EndingJob) -> None:
     """The generator's own clean-up failed after the consumer had left: that must not go unnoticed."""
     if job.ended and not isinstance(job.error, (CancelledError, ThreadCancelled)):
         job.unwrap()

@@ -10,10 +10,8 @@ come, then the error. The consumer leaves: the worker is told, and ended if it d
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from concurrent.futures import CancelledError as ThreadCancelled
 from functools import partial
 from typing import Any
 
@@ -22,6 +20,7 @@ from bridge.executors.mailbox import Mailbox
 from bridge.executors.process.crew import Crew
 from bridge.executors.process.member import Member, StreamJob
 from bridge.executors.process.wire import frames
+from bridge.executors.stream import raise_late_error, wait_for_end
 from bridge.loop.hosts import current_host
 from bridge.threads.host import Host
 from bridge.threads.site import Site, submit_site
@@ -140,19 +139,5 @@ async def stream(
     finally:
         if not job.ended and not crew.withdraw(job):
             job.request_cancel(host.raise_cancelled, kill=True)
-            await _wait_for_end(job)
-            _raise_late_error(job)
-
-
-async def _wait_for_end(job: _StreamJob) -> None:
-    mailbox = job.mailbox
-    while not job.ended and not mailbox.host.leaving:
-        mailbox.arrived.clear()
-        if not job.ended:  # it may have ended, and its news have been cleared away, in between
-            await mailbox.wait_patiently()
-
-
-def _raise_late_error(job: _StreamJob) -> None:
-    """The generator's own clean-up failed after the consumer had left: that must not go unnoticed."""
-    if job.ended and not isinstance(job.error, (CancelledError, ThreadCancelled)):
-        job.unwrap()
+            await wait_for_end(job)
+            raise_late_error(job)

@@ -89,26 +89,6 @@ def find_culprit(obj: Any, error: BaseException, attempt: Attempt, seconds: floa
     return (_shown(found[0]), found[1]) if found else ("", error)
 
 
-def path_of(obj: Any, matches: Callable[[Any], bool]) -> str | None:
-    """The path to the first part that matches, breadth first; None if there is none, or it lies too deep."""
-    level: list[Step] = [("", obj)]
-    seen: set[int] = set()
-    kept: list[Any] = []  # so that no number in `seen` is used twice
-    for depth in range(8):
-        below: list[Step] = []
-        for path, part in level:
-            if id(part) in seen or len(seen) > 20 * MOST_ITEMS:
-                continue
-            seen.add(id(part))
-            kept.append(part)
-            if matches(part):
-                return _shown(path)
-            with suppress(Exception):
-                below += [(path + name, inner) for name, inner in (_steps(part) if depth else _first_steps(part))]
-        level = below
-    return None
-
-
 def _first_steps(obj: Any) -> Iterator[Step]:
     """A call is named as its author sees it, anything else as a value."""
     if type(obj) is tuple and len(obj) >= 2 and callable(obj[0]) and type(obj[1]) is tuple:

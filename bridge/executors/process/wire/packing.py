@@ -100,12 +100,6 @@ class Packer:
         if parcel[0] != parcels.PLAIN:
             self.store.discard(parcels.layout_of(parcel).blocks)
 
-    def locate(self, obj: Any, what: str) -> str | None:
-        """The path to the first part of `obj` whose class, or which itself, has the name `what`."""
-        from bridge.executors.process.wire.culprit import path_of
-
-        return path_of(obj, lambda part: what in (_full_name(part), _full_name(type(part))))
-
     # -- attempts ------------------------------------------------------------------------------------------------------
 
     def _pack(self, obj: Any, limit: int | None, patient: bool) -> bytes:
@@ -275,8 +269,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, (pickle.PicklingError, TypeError)) and "pickle" in text:
         return text
     return f"pickling it raised {type(error).__qualname__}: {text}" if text else type(error).__qualname__
-
-
-def _full_name(obj: Any) -> str | None:
-    name = getattr(obj, "__qualname__", None)
-    return f"{getattr(obj, '__module__', None)}.{name}" if isinstance(name, str) else None

@@ -20,6 +20,7 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from bridge.executors.process.wire import traveling
 from bridge.executors.process.wire.context import reduce_var
+from bridge.executors.process.wire.errors import reduce_error
 from bridge.executors.process.wire.originals import (
     HOME_MARK,
     beneath,
@@ -107,6 +108,8 @@ class ValuePickler(CloudPickler):
             return reducer(obj)
         if issubclass(kind, type):
             return self._reduce_class(obj)
+        if issubclass(kind, BaseException):
+            return reduce_error(obj)
         if self._iterables_as_handles and hasattr(kind, "__aiter__"):
             return self._reduce_iterable(obj)
         return NotImplemented
