@@ -115,10 +115,20 @@ class HungUp(Exception):
 
 
 class PlayedLine(Line):
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.threads: list[threading.Thread] = []
+
     def read_in_background(self) -> None:
         if not self._background:
             self._background = True
-            threading.Thread(target=quietly, args=(self.wait_until, lambda: False)).start()
+            self.start_thread(self.wait_until, lambda: False)
+
+    def start_thread(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Start another thread of this worker, which ends with it."""
+        thread = threading.Thread(target=quietly, args=(fn, *args), daemon=True)
+        self.threads.append(thread)
+        thread.start()
 
 
 def quietly(fn: Callable[..., Any], *args: Any) -> None:
@@ -346,7 +356,7 @@ class Worker:
         for sock in self.socks:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-        for thread in [*self.threads, *self.crew.asides]:
+        for thread in [*self.threads, *self.line.threads, *self.crew.asides]:
             thread.join(PATIENCE)
             assert not thread.is_alive()
         for sock in self.socks:

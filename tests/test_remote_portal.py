@@ -36,7 +36,6 @@ from tests.played_worker import (  # noqa: F401
     on_home,
     place,
     played,
-    quietly,
     until,
     worker,
 )
@@ -658,6 +657,7 @@ async def test_a_large_request_is_unpickled_aside_and_the_ones_behind_it_wait(wo
     result = worker.start(job)
     await until(lambda: worker.crew.asides)
     await until(lambda: len(worker.crew.calls._held) == 3)
+    await until(lambda: seen)
     assert seen == [1]
     gate.open()
     await result.get()

@@ -423,7 +423,7 @@ async def test_what_a_dead_worker_has_called_is_cancelled_and_cleans_up(worker: 
 
     def job() -> None:
         portal = bridge.portal()
-        threading.Thread(target=quietly, args=(portal.call, never, 0), daemon=True).start()
+        worker.line.start_thread(portal.call, never, 0)
         portal.run_coroutine_threadsafe(never(1))
         portal.call(never, 2)
 
