@@ -361,7 +361,8 @@ class Worker:
             assert not thread.is_alive()
         for sock in self.socks:
             sock.close()
-        self.page.close()
+        with self.line._sending:  # a finalizer sends in a thread that nobody knows
+            self.page.close()
 
 
 class Result:
