@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import pickle
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, suppress

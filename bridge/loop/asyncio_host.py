@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError as ThreadCancelled
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from types import coroutine
 from typing import Any, NoReturn
 
 import anyio
@@ -189,17 +190,21 @@ class AsyncioHost(Host):
 
     # -- out of the loop -----------------------------------------------------------------------------------------------
 
-    async def perform(self, carrier: Carrier, job: AsyncioJob, cancel: CancelMode) -> Any:
+    @coroutine
+    def perform(self, carrier: Carrier, job: AsyncioJob, cancel: CancelMode) -> Generator[Any, None, Any]:
+        # A generator that yields the job itself, where a coroutine would need another one to await it with.
         carrier.submit_job(job)
         try:
-            await job
+            while not job.arrived:
+                job._asyncio_future_blocking = True
+                yield job
         except asyncio.CancelledError as cancelled:
             if carrier.withdraw(job):
                 raise
             if cancel == "abandon":
                 job.request_cancel(self.raise_cancelled)
                 raise
-            await self._wait_for_end(job, cancel)
+            yield from self._wait_for_end(job, cancel)
             error = job.error
             if error is None or isinstance(error, (asyncio.CancelledError, ThreadCancelled)):
                 raise cancelled

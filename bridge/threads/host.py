@@ -7,7 +7,7 @@ of callers who wait for the loop (`waits`), and the answer to "is it still there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
@@ -102,7 +102,7 @@ class Host(ABC):
         """Run `callback(*args)` on the loop soon, in the caller's context; from any thread. Raises LoopClosed."""
 
     @abstractmethod
-    async def perform(self, carrier: Carrier, job: Any, cancel: CancelMode) -> Any:
+    def perform(self, carrier: Carrier, job: Any, cancel: CancelMode) -> Awaitable[Any]:
         """On the loop: submit `job` (made by `new_job`), wait for it, cancel it as asked; return or raise its outcome."""
 
     @abstractmethod

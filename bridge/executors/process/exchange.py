@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.executors.process.logs import handle_record
 from bridge.executors.process.member import Member, StreamJob
-from bridge.executors.process.wire import frames
+from bridge.executors.process.wire import frames, parcels
 from bridge.executors.process.wire.errors import unpack_error
 from bridge.executors.process.worker.chunk import Chunk
 from bridge.threads.job import Job
@@ -39,7 +39,10 @@ class Exchange:
             return
         try:
             for kind, ident, payload in member.receive():
-                self._heard(member, kind, ident, payload)
+                if kind == frames.RESULT and ident:  # nearly always
+                    self._outcome(member, kind, ident, payload)
+                else:
+                    self._heard(member, kind, ident, payload)
         except BlockingIOError:
             return
         except EOFError:  # it is about to end; the notice of that comes by another way
@@ -108,11 +111,11 @@ class Exchange:
         parcel = payload[frames.TIMES.size :]
         if kind == frames.ERROR:
             job.error = unpack_error(parcel, member.unpacker)
-        elif member.unpacker.is_large(parcel):
-            job.remote = None  # nothing can be cancelled any more
-            self._crew.aside(partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel))
-            return
-        else:
+        elif parcel != parcels.NOTHING:
+            if member.unpacker.is_large(parcel):
+                job.remote = None  # nothing can be cancelled any more
+                self._crew.aside(partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel))
+                return
             try:
                 job.value = value = member.unpacker.unpack(parcel)
             except BaseException as error:

@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.executors.process.launch import Lifelines
-from bridge.executors.process.wire import frames
+from bridge.executors.process.wire import alike, frames
 from bridge.executors.process.wire.blocks import BlockStore, Mappings
 from bridge.executors.process.wire.page import BEGUN, CANCEL, PHASE
 from bridge.executors.process.wire.pickling import Packer, Unpacker
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bridge.executors.process.timers import Alarm
 
 _job_header = Struct(frames.HEADER.format + "B").pack
+_jobs_header = Struct(frames.HEADER.format + alike.HEAD.format[1:]).pack
 
 #: Jobs that may be in one worker's pipe. A permit is the last byte of a job's number, so it must stay far below 256.
 MOST_IN_FLIGHT = 100
@@ -108,6 +109,13 @@ class Member:
             and not (self.stuck or self.lent or self.retiring or self.condemned or self.packing)
         )
 
+    def room(self, pace: float, limit: float) -> int:
+        """How many such jobs fit in, if at least one does."""
+        room = MOST_IN_FLIGHT - len(self.in_flight)
+        if self.tasks_left > 0:
+            room = min(room, self.tasks_left)
+        return max(1, min(room, int((limit - self.backlog) / pace))) if pace > 0 else room
+
     @property
     def job(self) -> Job | None:
         """The job that it runs, as far as one can tell; from any thread."""
@@ -132,6 +140,23 @@ class Member:
             self.tasks_left -= 1
         self._out.append(_job_header(len(parcel) + 1, frames.JOB, seq, flags) + parcel)
         return seq
+
+    def give_alike(self, jobs: list[Job], parcel: bytes, pace: float) -> None:
+        """Put several calls of one function into the pipe."""
+        in_flight = self.in_flight
+        flags = frames.PERMIT if in_flight else 0
+        first = seq = self._seq + 1
+        for job in jobs:
+            if in_flight:
+                self._permits.append(seq & 255)
+            in_flight[seq] = (job, pace)
+            seq += 1
+        self._seq = seq - 1
+        self.backlog += pace * len(jobs)
+        if self.tasks_left > 0:
+            self.tasks_left -= len(jobs)
+        header = _jobs_header(len(parcel) + alike.HEAD.size, frames.JOBS, first, flags, len(jobs))
+        self._out.append(header + parcel)
 
     def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
         """Put any other frame into the pipe."""

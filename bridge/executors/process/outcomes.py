@@ -61,17 +61,15 @@ class Outcomes:
         self.samples.append((job.queued_at, began, ended))
         if job.on_the_wire:
             return
-        key = pace_key(job.fn)
-        took = ended - began
-        pace = self.paces.get(key)
-        if pace is None:
-            if key is None:
-                return
-            if len(self.paces) >= REMEMBERED:
-                self.paces.clear()
-            self.paces[key] = took
-        else:
-            self.paces[key] = took if took > pace else pace + (took - pace) * 0.125
+        fn, paces, took = job.fn, self.paces, ended - began
+        key = fn.__code__ if type(fn) is FunctionType else pace_key(fn)
+        pace = paces.get(key)
+        if pace is not None:
+            paces[key] = took if took > pace else pace + (took - pace) * 0.125
+        elif key is not None:
+            if len(paces) >= REMEMBERED:
+                paces.clear()
+            paces[key] = took
 
     def settle(self, job: Job) -> None:
         """A job has its outcome: on its way to whoever waits for it."""

@@ -1,45 +1,35 @@
-"""Who does what: the queue, the workers, and the choice between them.
+"""Who does what: the queue, the workers, and the places of those that run.
 
-    queue ── a worker of its choice ──> give        reply ──> rest: a returner's turn? idle? retire?
+    queue ── dispatcher ──> a worker        reply ──> rest: a returner's turn? idle? retire?
       └── nobody free, room left ──> hire ──> READY
 
-Rules: the worker used last comes first, its caches are warm and one process awake is cheaper than two. Jobs that are
-known to be short are put behind one another, up to `FAR` seconds of expected work for a worker, so that neither side
-sleeps for each; what turns out longer than it looked is noticed after `OVERDUE`, and what lies behind it is taken back.
-At most `max_workers` functions run at once. One that waits for the parent does not count, and has to get its place
-back before its answer. All of it belongs to the crew's home, under its turn.
+Rules: at most `max_workers` functions run at once. One that waits for the parent does not count, and has to get its place
+back before its answer. What turns out longer than it looked is noticed after `OVERDUE`, and what lies behind it is taken
+back. All of it belongs to the crew's home, under its turn.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from bridge.executors.process.dispatcher import Dispatcher
 from bridge.executors.process.endings import Endings
 from bridge.executors.process.exchange import Exchange
 from bridge.executors.process.launch import launch
-from bridge.executors.process.logs import LevelWatch
-from bridge.executors.process.member import Member, StreamJob
-from bridge.executors.process.outcomes import Outcomes, pace_key
+from bridge.executors.process.member import Member
+from bridge.executors.process.outcomes import Outcomes
 from bridge.executors.process.wire import frames
-from bridge.executors.process.wire.context import values_for
-from bridge.executors.process.wire.pickling import TooLarge
 from bridge.threads.job import Job
 
 if TYPE_CHECKING:
     from bridge.executors.process.crew import Crew
 
-#: Seconds of expected work that may lie in one worker's pipe; and up to which a second worker is not worth waking.
-FAR = 0.001
-NEAR = 0.0002
 #: Seconds without a reply after which the job ahead is taken to be longer than expected.
 OVERDUE = 0.003
-#: Bytes up to which arguments are pickled on the loop; what is larger is left to a helper thread.
-DIRECT = 1 << 16
 #: Seconds after which an idle worker's blocks are no longer kept for reuse.
 TRIM = 5.0
 
@@ -61,10 +51,8 @@ class Roster:
         self.endings: Endings = Endings(self)
         self.exchange: Exchange = Exchange(self)
         self._max = crew.options.max_workers
-        self._variables = crew.options.context_vars
-        self._levels = LevelWatch()
+        self.dispatcher: Dispatcher = Dispatcher(self)
         self._limits_memory = crew.options.memory_limit is not None
-        self._hot: Member | None = None
         self._to_flush: set[Member] = set()
         self._returners: deque[tuple[Member, Callable[[], object]]] = deque()
         self._watching_paces = False
@@ -79,96 +67,19 @@ class Roster:
 
     def dispatch(self) -> None:
         """Give away as much of the queue as there are workers for, and call for more workers if that helps."""
-        queue = self.queue
-        if queue:
-            now = perf_counter()
-            levels = self._levels.changed()
-            if levels is not None:
-                self._tell_levels(levels)
-            while queue:
-                job = queue[0]
-                if job.context is None:  # withdrawn
-                    queue.popleft()
-                    continue
-                pace = None if job.on_the_wire else self.outcomes.paces.get(pace_key(job.fn))
-                member = self._choose(pace)
-                if member is None:
-                    break
-                queue.popleft()
-                if job.remote is not None or job.begin():
-                    job.started_at = now
-                    self._assign(job, member, pace or 0.0)
-                elif not member.busy:
-                    self.rest(member)
-        if queue or self.wanted or self.spare:
+        if self.queue:
+            self.dispatcher.dispatch()
+        if self.queue or self.wanted or self.spare:
             self._hire()
 
-    def _tell_levels(self, levels: dict[str, int]) -> None:
-        """Before the next job: loggers have got other levels."""
-        parcel = pickle.dumps(levels)
-        for member in self.members:
-            member.send(frames.LEVELS, 0, parcel)
-            self._to_flush.add(member)
-
-    def _choose(self, pace: float | None) -> Member | None:
-        hot = self._hot
-        if pace is not None and hot is not None and hot.can_take(pace, NEAR):
-            return hot
-        if self.idle and self.running < self._max:
-            member = self._hot = self.idle.pop()
-            self.running += 1
-            member.placed = True
-            return member
-        if pace is None or pace > FAR:
-            return None
-        able = [member for member in self.members if member.can_take(pace, FAR)]
-        return min(able, key=lambda member: member.backlog) if able else None
-
-    def _assign(self, job: Job, member: Member, pace: float) -> None:
-        job.remote = member
-        context = values_for(self._variables, job.context) if self._variables and job.context is not None else None
-        call = (job.fn, job.args, job.kwargs, context)
-        try:
-            parcel = member.packer.pack(call, limit=DIRECT)
-        except TooLarge:
-            member.packing = job
-            self.crew.aside(partial(self._packed, member, job), member.packer.pack_patiently, call)
-            return
-        except BaseException as error:
-            self._could_not_pack(member, job, error)
-            return
-        self._give(job, member, parcel, pace)
-
-    def _give(self, job: Job, member: Member, parcel: bytes, pace: float) -> None:
-        seq = member.give(job, parcel, job.on_the_wire, pace)
+    def given(self, member: Member) -> None:
+        """Something was put into its pipe to be done."""
         self._to_flush.add(member)
-        if isinstance(job, StreamJob):
-            member.stuck = True  # nothing is put behind a stream
-            job.given(member, seq)
         if not self._watching_paces and len(member.in_flight) > 1:
             self._watching_paces = True
             self.crew.timers.after(OVERDUE, self._look_for_overdue)
         if self._limits_memory:
             self.endings.watch_memory()
-
-    def _packed(self, member: Member, job: Job, parcel: bytes | None, error: BaseException | None) -> None:
-        if member.packing is not job:  # cancelled meanwhile
-            if parcel is not None:
-                member.packer.discard(parcel)
-            return
-        member.packing = None
-        if member not in self.members:  # it has died meanwhile
-            self.put_back([job])
-        elif error is not None:
-            self._could_not_pack(member, job, error)
-        else:
-            assert parcel is not None
-            self._give(job, member, parcel, 0.0)
-
-    def _could_not_pack(self, member: Member, job: Job, error: BaseException) -> None:
-        self.outcomes.fail(job, error)
-        if not member.busy:
-            self.rest(member)
 
     def to_flush(self, member: Member) -> None:
         """It has something to be sent."""
@@ -233,8 +144,7 @@ class Roster:
             self.idle.remove(member)
         if member.placed and not member.lent:
             self.running -= 1
-        if self._hot is member:
-            self._hot = None
+        self.dispatcher.forget(member)
         self._next_returner()
 
     def put_back(self, jobs: list[Job]) -> None:

@@ -20,6 +20,7 @@ ANSWER = 5  #: to a CALL; ident is the call's number
 LEVELS = 6  #: the levels of the parent's loggers have changed
 TRIM = 7  #: let go of blocks that lie ready for reuse
 QUIT = 8  #: end when the jobs before this are done
+JOBS = 9  #: several calls of one function (`wire.alike`); ident is the number of the first
 
 # -- from the worker ---------------------------------------------------------------------------------------------------
 READY = 16  #: set up, the initializer has run
@@ -40,6 +41,7 @@ STREAM = 2  #: iterate what the function returns, and send the items
 #: When a job began and ended in the worker, by `time.perf_counter`, which all processes of a machine share on Linux.
 TIMES: Struct = Struct("<dd")
 COUNT: Struct = Struct("<I")
+_OUTCOME = Struct(HEADER.format + TIMES.format[1:])
 
 #: Bytes asked of the socket at a time.
 CHUNK = 1 << 18
@@ -48,6 +50,11 @@ CHUNK = 1 << 18
 def frame(kind: int, ident: int, payload: bytes = b"") -> bytes:
     """One frame, ready to be sent."""
     return HEADER.pack(len(payload), kind, ident) + payload
+
+
+def outcome(kind: int, ident: int, began: float, ended: float, parcel: bytes) -> bytes:
+    """A RESULT or an ERROR."""
+    return _OUTCOME.pack(TIMES.size + len(parcel), kind, ident, began, ended) + parcel
 
 
 def frames_in(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:

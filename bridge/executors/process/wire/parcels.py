@@ -10,6 +10,7 @@ themselves the last buffer, and the only one that the parcel mentions (0x02).
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct, pack, unpack_from
@@ -17,6 +18,8 @@ from struct import Struct, pack, unpack_from
 PLAIN = 0x80
 LARGE = 0x01
 MANY = 0x02
+#: The parcel that comes back most often.
+NOTHING: bytes = pickle.dumps(None, 5)
 #: Buffers that a parcel mentions itself.
 FEW = 256
 

@@ -15,11 +15,11 @@ from bridge.executors.process.wire.patience import TooLarge
 #: Bytes of a buffer that travels in a block.
 LARGE_BUFFER = 1 << 16
 
-_ATOMS = frozenset({int, float, bool, type(None), complex})
-_TEXTS = frozenset({str, bytes})
+ATOMS = frozenset({int, float, bool, type(None), complex})
+TEXTS = frozenset({str, bytes})
 _LONGEST_TEXT = 1 << 12
 #: Items of a container that is looked through, to see whether it is plain.
-_FEW = 16
+FEW = 16
 #: Items of a container that is looked through for large bytes; and how deep: (fn, args), args, an argument, its items.
 _MANY = 1024
 _DEPTH = 4
@@ -33,11 +33,11 @@ def is_plain_call(call: tuple[Any, ...]) -> bool:
     As `is_plain`, which could be asked just as well; but this is on the way of every job, and half as long.
     """
     fn, args, kwargs, context = call
-    if context is not None or kwargs or type(args) is not tuple or len(args) > _FEW:
+    if context is not None or kwargs or type(args) is not tuple or len(args) > FEW:
         return False
     for argument in args:
         kind = type(argument)
-        if kind not in _ATOMS and (kind not in _TEXTS or len(argument) > _LONGEST_TEXT):
+        if kind not in ATOMS and (kind not in TEXTS or len(argument) > _LONGEST_TEXT):
             return False
     return _is_function(type(fn), fn) and goes_by_name(fn)
 
@@ -45,19 +45,19 @@ def is_plain_call(call: tuple[Any, ...]) -> bool:
 def is_plain(obj: Any, depth: int) -> bool:
     """Would pickle.dumps do the right thing, quickly?"""
     kind = type(obj)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return True
-    if kind in _TEXTS:
+    if kind in TEXTS:
         return len(obj) <= _LONGEST_TEXT
     if kind is tuple or kind is list:
-        if len(obj) > _FEW or not depth:
+        if len(obj) > FEW or not depth:
             return False
         for item in obj:  # noqa: SIM110 - a generator would cost more than all the rest
-            if type(item) not in _ATOMS and not is_plain(item, depth - 1):
+            if type(item) not in ATOMS and not is_plain(item, depth - 1):
                 return False
         return True
     if kind is dict:
-        if len(obj) > _FEW or not depth:
+        if len(obj) > FEW or not depth:
             return not obj
         for key, value in obj.items():  # noqa: SIM110
             if type(key) is not str or not is_plain(value, depth - 1):

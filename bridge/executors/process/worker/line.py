@@ -27,7 +27,7 @@ from time import perf_counter
 from typing import Any
 
 from bridge.errors import LoopClosed
-from bridge.executors.process.wire import frames
+from bridge.executors.process.wire import alike, frames
 from bridge.executors.process.wire.page import LENGTH, OUTBOX, ROUND, SharedPage
 from bridge.threads.here import here
 
@@ -45,7 +45,7 @@ class Line:
     def __init__(self, sock: socket.socket, descriptors: socket.socket, permits: int, page: SharedPage):
         self.sock: socket.socket = sock
         self.page: SharedPage = page
-        self.jobs: deque[tuple[int, int, bytes]] = deque()
+        self.jobs: deque[tuple[int, int, bytes | alike.AlikeCalls]] = deque()
         self.waiting: dict[int, Any] = {}
         #: Kinds of frames that others understand: called with ident and payload, in whatever thread reads.
         self.listeners: dict[int, Callable[[int, memoryview], object]] = {}
@@ -72,7 +72,7 @@ class Line:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def next_job(self) -> tuple[int, int, bytes] | None:
+    def next_job(self) -> tuple[int, int, bytes | alike.AlikeCalls] | None:
         """The next job that may be begun, waiting for one; None when the parent wants no more."""
         jobs = self.jobs
         while True:
@@ -80,7 +80,8 @@ class Line:
                 job = jobs.popleft()
                 if not job[1] & frames.PERMIT or self._permitted(job[0]):
                     return job
-                self.unpacker.discard(job[2])
+                if isinstance(job[2], bytes):
+                    self.unpacker.discard(job[2])
             self.flush()
             if self.quitting:
                 return None
@@ -152,6 +153,11 @@ class Line:
         for kind, ident, payload in inflow.took(received):
             if kind == frames.JOB:
                 self.jobs.append((ident, payload[0], bytes(payload[1:])))
+            elif kind == frames.JOBS:
+                flags, count = alike.HEAD.unpack_from(payload)
+                calls = alike.AlikeCalls(ident, bytes(payload[alike.HEAD.size :]))
+                self.jobs.append((ident, flags, calls))
+                self.jobs.extend([(seq, frames.PERMIT, calls) for seq in range(ident + 1, ident + count)])
             elif kind == frames.ANSWER:
                 waiting = self.waiting.pop(ident, None)
                 if waiting is not None:
@@ -220,10 +226,18 @@ class Line:
     def send_descriptor(self, descriptor: int, message: bytes) -> None:
         socket.send_fds(self._descriptors, [message], [descriptor])
 
-    def keep(self, kind: int, ident: int, payload: bytes) -> None:
+    def keep(self, frame: bytes) -> None:
         """Put a frame into the outbox, to be sent with the next flush. It survives the death of this process."""
-        self._pending.append(frames.frame(kind, ident, payload))
-        self._work_off(False)
+        if self._pending or not self._sending.acquire(False):
+            self._pending.append(frame)
+            self._work_off(False)
+            return
+        try:
+            self._keep(frame)
+        finally:
+            self._sending.release()
+        if self._pending or self._urgent:
+            self._work_off(True)
 
     def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
         """Send a frame now, after everything kept before; from any thread, also from a finalizer that interrupts this."""
@@ -266,7 +280,7 @@ class Line:
     def _give_back_blocks(self) -> None:
         released = self.released
         while released:
-            self.keep(frames.RELEASE, released.popleft(), b"")
+            self.keep(frames.frame(frames.RELEASE, released.popleft()))
 
     def _keep(self, data: bytes) -> None:
         page = self.page

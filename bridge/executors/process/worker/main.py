@@ -117,7 +117,7 @@ def _released(line: Line, store: BlockStore, ident: int) -> None:
     """The parent looks at a block no more; if too many lie free now, some are dropped."""
     store.release(ident)
     for forgotten in store.take_forgotten():
-        line.keep(frames.FORGET, forgotten, b"")
+        line.keep(frames.frame(frames.FORGET, forgotten))
 
 
 def _trim(line: Line, store: BlockStore) -> None:

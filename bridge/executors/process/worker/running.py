@@ -15,14 +15,16 @@ import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextvars import Context
-from inspect import isasyncgen, iscoroutine
 from time import perf_counter
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any, NoReturn
 
 from bridge.executors.process.wire import frames
+from bridge.executors.process.wire.alike import AlikeCalls
 from bridge.executors.process.wire.context import Declared
 from bridge.executors.process.wire.errors import pack_error
 from bridge.executors.process.wire.page import BEGUN, CANCEL, LENGTH
+from bridge.executors.process.wire.parcels import NOTHING
 from bridge.executors.process.worker.line import Line
 from bridge.threads.here import here
 from bridge.threads.job import name_of
@@ -114,12 +116,16 @@ class Runner:
             if words[LENGTH] > ENOUGH:
                 line.flush()
 
-    def _run(self, seq: int, flags: int, parcel: bytes) -> None:
+    def _run(self, seq: int, flags: int, parcel: bytes | AlikeCalls) -> None:
         line, job = self._line, self._job
         began = perf_counter()
         job.seq, job.told = seq, False
         try:
-            fn, args, kwargs, values = line.unpacker.unpack(parcel)
+            if type(parcel) is AlikeCalls:
+                fn, args = parcel.take(seq, line.unpacker)
+                kwargs, values = {}, None
+            else:
+                fn, args, kwargs, values = line.unpacker.unpack(parcel)
             job.fn = fn
             self._seat.job = job
             context = self._declared.context(values)
@@ -128,23 +134,24 @@ class Runner:
                 if flags & frames.STREAM:
                     context.run(self._send_items, seq, value)
                     value = None
-                elif iscoroutine(value) or isasyncgen(value):
+                elif type(value) is CoroutineType or type(value) is AsyncGeneratorType:
                     value = self._run_coroutine(seq, value, context)
             finally:
                 self._seat.job = None
             del args, kwargs
-            line.keep(frames.RESULT, seq, frames.TIMES.pack(began, perf_counter()) + line.packer.pack(value))
+            result = NOTHING if value is None else line.packer.pack(value)
+            line.keep(frames.outcome(frames.RESULT, seq, began, perf_counter(), result))
         except Terminated:
             end_by_signal(signal.SIGTERM)
         except BaseException as error:
-            times = frames.TIMES.pack(began, perf_counter())
-            line.keep(frames.ERROR, seq, times + pack_error(error, line.packer))
+            ended = perf_counter()
+            line.keep(frames.outcome(frames.ERROR, seq, began, ended, pack_error(error, line.packer)))
         job.fn = None
 
     # -- coroutines ----------------------------------------------------------------------------------------------------
 
     def _run_coroutine(self, seq: int, coro: Any, context: Context) -> Any:
-        if isasyncgen(coro):
+        if type(coro) is AsyncGeneratorType:
             raise TypeError(f"{name_of(self._job.fn)} is an async generator function: a worker awaits coroutines only")
         from bridge.executors.process.worker.coroutine import run_coroutine
 
