@@ -233,7 +233,7 @@ def _faster(what: str, section: str, required: float, others: list[str], *, stri
 TARGETS = [
     *_faster("32 in flight", IN_FLIGHT, 10.0, [_FORK, _SPAWN, _LOKY]),
     *_faster("32 in flight", IN_FLIGHT, 6.0, [_ANYIO]),
-    *_faster("gather of 10,000", GATHER, 10.0, [_FORK, _SPAWN, _LOKY, _ANYIO]),
+    *_faster("gather of 10,000", GATHER, 10.0, [_FORK, _SPAWN, _LOKY]),
     Target("sequential: times the socket floor", SEQUENTIAL, _OURS, 2.0, 1.5, _FLOOR, limit=True),
     *_faster("sequential", SEQUENTIAL, 1.0, _EVERY_PEER, strict=True),
     *_faster("64 MB as argument", ARGUMENT, 20.0, _EVERY_PEER),
