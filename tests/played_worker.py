@@ -118,6 +118,12 @@ class PlayedLine(Line):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.threads: list[threading.Thread] = []
+        self.calls_sent = 0
+
+    def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
+        if kind == frames.CALL:
+            self.calls_sent += 1
+        super().send(kind, ident, payload)
 
     def read_in_background(self) -> None:
         if not self._background:
@@ -241,6 +247,7 @@ class Crew:
         self.asides: list[threading.Thread] = []
         self.hold_asides: Gate | None = None
         self.in_turn = False
+        self.calls_heard = 0
         self._incoming: deque[Callable[[], object]] = deque()
 
     def post(self, action: Callable[[], object]) -> None:
@@ -269,11 +276,14 @@ class Crew:
         except BlockingIOError:
             return
         self.in_turn = True
+        calls = 0
         for kind, ident, payload in member.inflow.took(count):
             assert kind == frames.CALL
+            calls += 1
             self.calls.heard(ident, payload)
         self.in_turn = False
         self.look()
+        self.calls_heard += calls
 
     def look(self) -> None:
         while True:
@@ -346,6 +356,11 @@ class Worker:
         result.job.cancelling = lambda: None
         if result.job.call is not None:
             result.job.call.cancel()
+
+    @property
+    def at_rest(self) -> bool:
+        """Has everything that it asked for been heard, and come to its end?"""
+        return self.crew.calls_heard == self.line.calls_sent and not self.crew.calls._open
 
     def die(self) -> None:
         """On any thread: the worker is gone, in the middle of whatever it does."""

@@ -384,7 +384,7 @@ async def test_a_thread_beside_the_job_lends_nothing(worker: Worker) -> None:
         portal.run_coroutine_threadsafe(anyio.sleep(0))
 
     await worker.run(job)
-    await until(lambda: not worker.crew.calls._open)
+    await until(lambda: worker.at_rest)
     assert not worker.roster.log
 
 

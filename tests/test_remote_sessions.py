@@ -431,7 +431,7 @@ async def test_what_a_dead_worker_has_called_is_cancelled_and_cleans_up(worker: 
         await gate.reached()
     worker.die()
     await until(lambda: len(log) == 3)
-    await until(lambda: not worker.crew.calls._open)
+    await until(lambda: worker.at_rest)
     assert not worker.member.out
 
 
