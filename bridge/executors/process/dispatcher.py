@@ -120,9 +120,12 @@ class Dispatcher:
     def _assign_alike(self, jobs: list[Job], member: Member, pace: float) -> None:
         try:
             parcel = pack_alike(jobs[0].fn, [job.args for job in jobs])
-        except Exception:  # something odd about the function or its module: let the thorough way say so, job by job
+        except BaseException as error:
             self._roster.put_back(jobs[1:])
-            self._assign(jobs[0], member, pace)
+            if isinstance(error, Exception):  # something odd about the function or its module: _assign says what
+                self._assign(jobs[0], member, pace)
+            else:
+                self._could_not_pack(member, jobs[0], error)
             return
         member.give_alike(jobs, parcel, pace)
         self._roster.given(member)
@@ -168,5 +171,6 @@ class Dispatcher:
 
 
 def _goes_along(job: Job) -> bool:
-    """Could this call be one of several in a parcel?"""
-    return not job.kwargs and not job.on_the_wire and are_harmless(job.args)
+    """Could this call be one of several in a parcel? Another thread may withdraw it meanwhile."""
+    args = job.args
+    return args is not None and not job.kwargs and not job.on_the_wire and are_harmless(args)
