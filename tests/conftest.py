@@ -7,6 +7,7 @@ a test which would hang fails instead, with the line that hung.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,6 +61,8 @@ def no_thread_left() -> Iterator[None]:
         assert join(pool, PATIENCE), f"{pool.name} still runs {[w.job and w.job.fn for w in pool.workers]}"
     left = {t for t in set(threading.enumerate()) - before if t.name != "bridge-sentry" and not is_anyios(t)}
     for thread in left:
+        while thread.ident is None:  # it is just being started
+            time.sleep(0.001)
         thread.join(PATIENCE)
     assert not [thread for thread in left if thread.is_alive()]
 

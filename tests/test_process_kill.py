@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -328,6 +330,21 @@ async def test_a_whole_crowd_is_cancelled_at_once(executor: bridge.ProcessExecut
         await begun.reached()
         tasks.cancel_scope.cancel()
     assert {attempt.value for attempt in await attempt_all(*(executor.run(pow, 2, 3) for _ in range(8)))} == {8}
+
+
+async def test_a_call_that_is_killed_before_its_worker_has_begun_with_it_begins_nowhere(
+    executor: bridge.ProcessExecutor, begun: Gate
+) -> None:
+    pid = await executor.run(os.getpid)
+    os.kill(pid, signal.SIGSTOP)
+    attempt = Attempt()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(attempt.make, executor.run, targets.sleep_for_ever, begun)
+        await until(lambda: executor.statistics().running == 1)
+        attempt.scope.cancel()
+    assert attempt.cancelled
+    assert await executor.run(pow, 2, 3) == 8
+    assert not begun.is_open()
 
 
 def test_the_native_ways_of_asyncio(loop_factory: Callable[[], Any] | None, tmp_path: Any) -> None:

@@ -169,6 +169,9 @@ class Endings:
         roster.leave(member)
         member.gone = True
         had_begun, had_not = member.bury()
+        if member.condemned in had_not and member.verdict is CancelledError:
+            had_not.remove(member.condemned)  # killed on its way into the function: it must not begin elsewhere
+            had_begun.append(member.condemned)
         roster.put_back(had_not)
         for job in had_begun:
             self._casualty(member, job, code, perf_counter() - ran_since[job])
