@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 import bridge
+from bridge.diagnostics.watchdog import THREAD_NAME
 from bridge.threads.closing import join
 from bridge.threads.pool import pools
 
@@ -59,7 +60,11 @@ def no_thread_left() -> Iterator[None]:
         pool.close()
     for pool in list(pools):
         assert join(pool, PATIENCE), f"{pool.name} still runs {[w.job and w.job.fn for w in pool.workers]}"
-    left = {t for t in set(threading.enumerate()) - before if t.name != "bridge-sentry" and not is_anyios(t)}
+    left = {
+        t
+        for t in set(threading.enumerate()) - before
+        if t.name not in ("bridge-sentry", THREAD_NAME) and not is_anyios(t)
+    }
     for thread in left:
         while thread.ident is None:  # it is just being started
             time.sleep(0.001)

@@ -15,8 +15,9 @@ import anyio
 import pytest
 
 import bridge
+from bridge.diagnostics.places import PACKAGE, describe, is_bridges, submit_site
 from bridge.threads.job import Job
-from bridge.threads.site import PACKAGE, describe, is_bridges, note_site, submit_site
+from bridge.threads.site import note_site
 
 pytestmark = pytest.mark.anyio
 

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from anyio import move_on_after
 
+from bridge.diagnostics.places import submit_site
 from bridge.errors import OffloadTimeout
 from bridge.executors.amap import Window, amap
 from bridge.executors.process.wire.elsewhere import reduce_executor
@@ -28,7 +29,6 @@ from bridge.threads.future_job import FutureJob
 from bridge.threads.here import current_job
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
-from bridge.threads.site import submit_site
 
 P = ParamSpec("P")
 T = TypeVar("T")

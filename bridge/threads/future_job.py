@@ -16,8 +16,8 @@ from bridge.threads.fork import tell_after_fork
 from bridge.threads.job import Job, name_of
 
 if TYPE_CHECKING:
+    from bridge.diagnostics.places import Site
     from bridge.threads.host import Host
-    from bridge.threads.site import Site
 
 
 class _Pending:

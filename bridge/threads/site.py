@@ -1,4 +1,4 @@
-"""Where work was sent off: the line of the program that an error message should point to.
+"""Which job, and from where: the line of the program that the error of a job should point to.
 
     submit: submit_site() ── (code, instruction), two pointers ──> job.site ┐
     await:  nothing at all; the task that waits still stands at its line ───┴─> note_site(error, job), if it fails
@@ -9,66 +9,26 @@ In: jobs. Out: notes on errors. Only what has failed pays for finding the line.
 from __future__ import annotations
 
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeGuard
+
+from bridge.diagnostics.places import PLUMBING, Site, describe
 
 if TYPE_CHECKING:
     from asyncio import Future, Task
 
     from bridge.threads.job import Job
 
-#: A code object, and the instruction in it that was executed (`f_lasti`).
-Site = tuple[CodeType, int]
-
-#: Where bridge's own modules lie.
-PACKAGE: str = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
-#: Folders of those that submit on behalf of others.
-_PLUMBING: tuple[str, ...] = (
-    PACKAGE,
-    os.path.join(os.path.dirname(os.__file__), "asyncio", ""),
-    os.path.join(os.path.dirname(os.__file__), "concurrent", "futures", ""),
-)
 #: How the attributes of what can await begin.
 _AWAITING: dict[type, str] = {CoroutineType: "cr", AsyncGeneratorType: "ag", GeneratorType: "gi"}
 #: Tasks that are asked who waits for them, until one has a line of the program.
 _MOST_TASKS = 8
 #: Awaits inside one another that are looked through.
 _MOST_AWAITS = 1000
-
-
-def is_bridges(filename: str) -> bool:
-    """Is this a file of bridge itself?"""
-    return filename.startswith(PACKAGE)
-
-
-# -- submitted -----------------------------------------------------------------------------------------------------------
-
-
-def submit_site() -> Site | None:
-    """The innermost line outside bridge that is being executed, as cheaply as it can be remembered."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if not code.co_filename.startswith(_PLUMBING):
-            return code, frame.f_lasti
-        frame = frame.f_back
-    return None
-
-
-def describe(site: Site) -> str:
-    """`file:line in function`."""
-    code, instruction = site
-    line: int | None = code.co_firstlineno
-    for begin, end, number in code.co_lines():
-        if begin <= instruction < end:
-            line = number or line
-            break
-    return f"{code.co_filename}:{line} in {code.co_qualname}"
 
 
 # -- awaited -------------------------------------------------------------------------------------------------------------
@@ -131,7 +91,7 @@ def _behind(awaited: Any) -> Any:
 
 
 def _is_plumbing(frame: FrameType) -> bool:
-    if frame.f_code.co_filename.startswith(_PLUMBING):
+    if frame.f_code.co_filename.startswith(PLUMBING):
         return True
     module: str = frame.f_globals.get("__name__", "")
     return module.partition(".")[0] in ("trio", "anyio")

@@ -14,6 +14,7 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from bridge.diagnostics.places import Site, submit_site
 from bridge.executors.amap import MapJob, Window
 from bridge.executors.process.wire.blocks import BlockStore
 from bridge.executors.process.wire.originals import goes_by_name
@@ -21,7 +22,6 @@ from bridge.executors.process.wire.parcels import PLAIN
 from bridge.executors.process.wire.patience import IN_BAND, TooLarge
 from bridge.executors.process.wire.pickling import Packer
 from bridge.executors.process.worker.chunk import Chunk, Repeated, run_chunk
-from bridge.threads.site import Site, submit_site
 
 if TYPE_CHECKING:
     from bridge.executors.process.executor import ProcessExecutor

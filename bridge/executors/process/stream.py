@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from functools import partial
 from typing import Any
 
+from bridge.diagnostics.places import Site, submit_site
 from bridge.executors.amap import check_in_flight
 from bridge.executors.mailbox import Mailbox
 from bridge.executors.process.crew import Crew
@@ -23,7 +24,6 @@ from bridge.executors.process.wire import frames
 from bridge.executors.stream import raise_late_error, wait_for_end
 from bridge.loop.hosts import current_host
 from bridge.threads.host import Host
-from bridge.threads.site import Site, submit_site
 
 _END = object()
 

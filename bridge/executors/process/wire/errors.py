@@ -18,7 +18,7 @@ from struct import Struct
 from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
-from bridge.threads.site import is_bridges
+from bridge.diagnostics.places import is_bridges
 
 _LENGTH = Struct("<I")
 #: Characters of a traceback, and of a message, that travel at most.

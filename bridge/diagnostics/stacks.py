@@ -1,0 +1,106 @@
+"""Stacks as a reader wants them: the application's line first, what carries it folded away.
+
+In: live frames, of this thread or another. Out: `Stack`s, which hold code objects and no frame, so that nothing of what
+they show is kept alive.
+"""
+
+from __future__ import annotations
+
+import sys
+from inspect import CO_COROUTINE
+from types import FrameType
+from typing import NamedTuple
+
+from bridge.diagnostics.places import Place, Site, is_bridges, is_installed, is_stdlib, place_of
+
+#: Frames that are looked at, and lines that are shown, of one stack.
+_DEEPEST = 2000
+_MOST_LINES = 30
+
+
+class Stack(NamedTuple):
+    """The frames of one thread, innermost first."""
+
+    sites: tuple[Site, ...]
+
+    @property
+    def blamed(self) -> Site | None:
+        """The innermost frame of the application: of files that were not installed.
+
+        Where all of it was installed, the innermost coroutine outside the standard library, and failing that the
+        innermost frame there; at last, whatever there is.
+        """
+        sites = [site for site in self.sites if not is_bridges(site[0].co_filename)]
+        foreign = [site for site in sites if not is_stdlib(site[0].co_filename)]
+        own = (site for site in foreign if not is_installed(site[0].co_filename))
+        awaiting = (site for site in foreign if site[0].co_flags & CO_COROUTINE)
+        return next((each for choice in (own, awaiting, foreign, sites, self.sites) for each in choice), None)
+
+    @property
+    def place(self) -> Place | None:
+        """The same as a line of the program."""
+        site = self.blamed
+        return None if site is None else place_of(site)
+
+    @property
+    def awaiting(self) -> Site | None:
+        """The innermost coroutine of the application: where an `await` could be written."""
+        coroutines = [site for site in self.sites if site[0].co_flags & CO_COROUTINE]
+        own = (site for site in coroutines if not is_installed(site[0].co_filename))
+        foreign = (site for site in coroutines if not is_stdlib(site[0].co_filename))
+        return next((each for choice in (own, foreign) for each in choice), None)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line a frame, innermost first; frames of installed files that follow one another are one line."""
+        lines: list[str] = []
+        folded: list[str] = []
+        for site in self.sites:
+            filename = site[0].co_filename
+            if is_installed(filename):
+                folded.append(_package_of(filename))
+                continue
+            lines += _fold(folded)
+            folded = []
+            place = place_of(site)
+            lines.append(f"{place}: {place.source}" if place.source else str(place))
+        lines += _fold(folded)
+        if len(lines) > _MOST_LINES:
+            half = _MOST_LINES // 2
+            lines[half:-half] = [f"... {len(lines) - 2 * half} lines more ..."]
+        return tuple(lines)
+
+
+def _fold(packages: list[str]) -> list[str]:
+    if not packages:
+        return []
+    count = "1 frame" if len(packages) == 1 else f"{len(packages)} frames"
+    return [f"({count} of {', '.join(dict.fromkeys(packages))})"]
+
+
+def _package_of(filename: str) -> str:
+    """The top-level package or module that an installed file belongs to."""
+    if is_bridges(filename):
+        return "bridge"
+    parts = filename.replace("\\", "/").split("/")
+    for index in range(len(parts) - 1, -1, -1):
+        if parts[index] in ("site-packages", "dist-packages") or parts[index].startswith("python3."):
+            parts = parts[index + 1 :]
+            break
+    if filename.startswith("<frozen "):
+        parts = [filename[len("<frozen ") : -1].partition(".")[0]]
+    return parts[0].removesuffix(".py") if parts else filename
+
+
+def capture(frame: FrameType | None, until: FrameType | None = None) -> Stack:
+    """The stack from `frame` outwards, up to and without `until`."""
+    sites: list[Site] = []
+    while frame is not None and frame is not until and len(sites) < _DEEPEST:
+        sites.append((frame.f_code, frame.f_lasti))
+        frame = frame.f_back
+    return Stack(tuple(sites))
+
+
+def stack_of_thread(ident: int | None) -> Stack | None:
+    """What a thread executes just now; None if there is no such thread."""
+    frame = sys._current_frames().get(ident or 0)
+    return None if frame is None else capture(frame)
