@@ -60,11 +60,7 @@ def no_thread_left() -> Iterator[None]:
         pool.close()
     for pool in list(pools):
         assert join(pool, PATIENCE), f"{pool.name} still runs {[w.job and w.job.fn for w in pool.workers]}"
-    left = {
-        t
-        for t in set(threading.enumerate()) - before
-        if t.name not in ("bridge-sentry", THREAD_NAME) and not is_anyios(t)
-    }
+    left = {t for t in set(threading.enumerate()) - before if not comes_and_goes(t)}
     for thread in left:
         while thread.ident is None:  # it is just being started
             time.sleep(0.001)
@@ -72,9 +68,9 @@ def no_thread_left() -> Iterator[None]:
     assert not [thread for thread in left if thread.is_alive()]
 
 
-def is_anyios(thread: threading.Thread) -> bool:
-    """Other libraries' pool threads come and go as those libraries like."""
-    return thread.name.startswith(("AnyIO worker", "Trio thread", "asyncio_", "uvloop_"))
+def comes_and_goes(thread: threading.Thread) -> bool:
+    """Bridge's sentry and watchdog leave when they have had nothing to do, other libraries' threads as those like."""
+    return thread.name.startswith(("bridge-sentry", THREAD_NAME, "AnyIO worker", "Trio thread", "asyncio_", "uvloop_"))
 
 
 class Gate:

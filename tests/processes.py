@@ -25,7 +25,7 @@ from process_targets import Gate, Tally
 import bridge
 from bridge.threads.closing import join
 from bridge.threads.pool import pools
-from tests.conftest import LOOPS, PATIENCE, is_anyios
+from tests.conftest import LOOPS, PATIENCE, comes_and_goes
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 
@@ -54,7 +54,7 @@ def no_thread_left() -> Iterator[None]:
         pool.close()
     for pool in list(pools):
         assert join(pool, PATIENCE), f"{pool.name} still runs {[w.job and w.job.fn for w in pool.workers]}"
-    left = {t for t in set(threading.enumerate()) - threads if not t.name.startswith(STAYING) and not is_anyios(t)}
+    left = {t for t in set(threading.enumerate()) - threads if not t.name.startswith(STAYING) and not comes_and_goes(t)}
     for thread in left:
         thread.join(PATIENCE)
     names = [thread.name for thread in left if thread.is_alive()]

@@ -45,7 +45,7 @@ class Tick(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Something that is looked at. `look` is called in the watchdog's thread, and should take well under a millisecond."""
+    """Something that is looked at, in the watchdog's thread; a look should take well under a millisecond."""
 
     def look(self, tick: Tick) -> float | None:
         """Look once; return the seconds until the next look, or None for "not before somebody calls `wake`"."""
@@ -158,8 +158,8 @@ class Watchdog:
         soonest = _NEVER
         for watcher, when in list(watchers.items()):
             if everyone or when <= tick.now:
-                when = watchers[watcher] = self._look_at(watcher, tick)
-            soonest = min(soonest, when)
+                watchers[watcher] = self._look_at(watcher, tick)
+            soonest = min(soonest, watchers[watcher])
         return None if soonest == _NEVER else max(0.0, soonest - self._clock())
 
     def _look_at(self, watcher: Watcher, tick: Tick) -> float:
