@@ -154,7 +154,7 @@ class Stream:
             last = self._logged.get(key)
             recent = last is not None and now - last.at < WINDOW
             if last is not None and recent and weight <= last.weight and not every_time:
-                last.held_back += 1
+                last.held_back += weight == 0  # what merely goes on is counted once
                 return None
             held_back = last.held_back if last is not None else 0
             self._logged.pop(key, None)  # so that the newest is the last

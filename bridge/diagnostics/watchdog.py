@@ -1,14 +1,17 @@
 """The watchdog: one thread that looks at everything there is to watch, and that sleeps while there is nothing to see.
 
-    watch(watcher) ──> thread ── look(tick) at each watcher ── wait until the first of them wants the next look ──┐
-                         ^────────────────────────────────────────────────────────────────────────────────────────┘
-    nobody wants one: parked = True ── look at each once more ── wait for wake()          wake(): parked? ──> gate opens
+    watch(watcher) ──> thread ── look(tick) at each that is due or rests ── wait until the next is due ──┐
+                         ^───────────────────────────────────────────────────────────────────────────────┘
+    one rests (its look returned None): parked = True ── look at those once more ── wait ── parked = False
+    wake(): ends the wait
 
-What is watched pays nothing while the watchdog is awake, and one look at `parked` where it wakes up itself.
-Owners: `_watchers` changes under `_lock`. `parked` is written by the thread; whoever changes what a watcher would see
-changes it first and reads `parked` then, the watchdog sets `parked` first and looks then: one sees the other. The gate is
-a lock that is shut while nobody has called; opening it twice is harmless. If a watcher raises it is logged and dropped:
-the program goes on without it. In a forked child there is no thread and nothing to watch.
+What is watched pays nothing while nobody rests, and one look at `parked` where it wakes up itself. Owners: `_watchers`
+maps each to when it is due; watchers are put in and taken out by single operations of the dict, without a lock, because
+finalizers do so as well; only the thread writes when they are due. `_lock` guards the thread's coming and going.
+`parked` is written by the thread; whoever changes what a resting watcher would see changes it first and reads `parked`
+then, the watchdog sets `parked` first and looks then: one sees the other. The gate is a lock that is shut while nobody
+has called; opening it twice is harmless. If a watcher raises it is logged and dropped: the program goes on without it.
+In a forked child there is no thread and nothing to watch.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from bridge.diagnostics.clocks import times_slept
 LINGER = 5.0
 #: While a thread waits for the GIL, it wakes up about this often to ask for it (`sys.getswitchinterval`), in seconds.
 _GIL_REQUEST = 0.005
-_NEVER = float("inf")
+#: When a watcher is due that wants no look before somebody calls.
+RESTING = float("inf")
 
 THREAD_NAME = "bridge-watchdog"
 
@@ -48,14 +52,26 @@ class Watcher(Protocol):
     """Something that is looked at, in the watchdog's thread; a look should take well under a millisecond."""
 
     def look(self, tick: Tick) -> float | None:
-        """Look once; return the seconds until the next look, or None for "not before somebody calls `wake`"."""
+        """Look once; return the seconds until the next look, or None to rest until somebody calls `wake`.
+
+        While it rests it may be looked at all the same, when others are.
+        """
+
+
+class _Due:
+    """When a watcher is to be looked at."""
+
+    __slots__ = ("at",)
+
+    def __init__(self) -> None:
+        self.at = 0.0
 
 
 class Watchdog:
     """One thread for all watchers. `clock` can be faked."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        #: True while the thread sleeps until it is woken.
+        #: True while the thread sleeps and somebody rests: call `wake` after a change that a watcher should see.
         self.parked: bool = False
         self._clock = clock
         self._start_afresh()
@@ -65,7 +81,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._gate = allocate_lock()
         self._gate.acquire()
-        self._watchers: dict[Watcher, float] = {}  # each with the time at which it wants to be looked at
+        self._watchers: dict[Watcher, _Due] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -73,8 +89,8 @@ class Watchdog:
 
     def watch(self, watcher: Watcher) -> None:
         """Look at `watcher` from now on."""
+        self._watchers[watcher] = _Due()
         with self._lock:
-            self._watchers = {**self._watchers, watcher: 0.0}
             start = self._thread is None and not self._stopping
             if start:
                 self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
@@ -90,8 +106,9 @@ class Watchdog:
 
     def unwatch(self, watcher: Watcher) -> None:
         """Look at it no more. It may be looked at once more, by a look that has begun."""
-        with self._lock:
-            self._watchers = {each: when for each, when in self._watchers.items() if each is not watcher}
+        self._watchers.pop(watcher, None)
+        if not self._watchers:  # the thread may leave
+            self.wake()
 
     def wake(self) -> None:
         """Something has changed while the watchdog was parked."""
@@ -111,56 +128,49 @@ class Watchdog:
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        tick, everyone = Tick(self._clock()), True
+        tick = Tick(self._clock())
         while not self._stopping:
-            wait = self.look(tick, everyone)
-            if wait is None:
+            wait = self.look(tick)
+            if self._anybody_rests():
                 self.parked = True
-                wait = self.look(Tick(self._clock()), everyone=True)
-            if wait is None:
-                lonely = not self._watchers
-                if not self._gate.acquire(timeout=LINGER if lonely else -1) and self._leave():
-                    return
-                tick, everyone = Tick(self._clock()), True
-                self.parked = False
-            else:
-                self.parked = False
-                tick, everyone = self._sleep(wait)
+                wait = self.look(Tick(self._clock()), resting=True)
+            if not self._watchers:
+                wait = LINGER
+            tick, called = self._sleep(wait)
+            self.parked = False
+            if not self._watchers and not called and self._leave():
+                return
 
     def _leave(self) -> bool:
         with self._lock:
             if self._watchers:
                 return False
-            self.parked = False
             self._thread = None
             return True
 
-    def _sleep(self, seconds: float) -> tuple[Tick, bool]:
-        """Wait; tell how late it became and why, and whether the wait was cut short because something has changed.
+    def _sleep(self, seconds: float | None) -> tuple[Tick, bool]:
+        """Wait; tell how late it became and why, and whether somebody called meanwhile.
 
         A thread that waits for the GIL wakes up every few milliseconds to ask for it, of its own accord; one that is
         stopped, or that does not get a core, does not.
         """
         slept = times_slept()
-        due = self._clock() + seconds
-        if self._gate.acquire(timeout=max(0.0, seconds)):
-            return Tick(self._clock()), True
+        due = self._clock() + (seconds or 0.0)
+        called = self._gate.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
         now = self._clock()
+        woken = times_slept()
+        asking = None if slept is None or woken is None else max(0, woken - slept - 1) * _GIL_REQUEST
+        if called:  # when that was is not known
+            return Tick(now, asking or 0.0, asking), True
         late = max(0.0, now - due)
-        asked = times_slept()
-        if slept is None or asked is None:
-            return Tick(now, late), False
-        return Tick(now, late, min(late, max(0, asked - slept - 1) * _GIL_REQUEST)), False
+        return Tick(now, late, None if asking is None else min(late, asking)), False
 
-    def look(self, tick: Tick, everyone: bool) -> float | None:
-        """Look at each watcher whose time has come, or at all; the seconds until the next one's, None if none has any."""
-        watchers = self._watchers
-        soonest = _NEVER
-        for watcher, when in list(watchers.items()):
-            if everyone or when <= tick.now:
-                watchers[watcher] = self._look_at(watcher, tick)
-            soonest = min(soonest, watchers[watcher])
-        return None if soonest == _NEVER else max(0.0, soonest - self._clock())
+    def look(self, tick: Tick, *, resting: bool = False) -> float | None:
+        """Look at each watcher that is due or rests, or only at the `resting` ones; the seconds until the next is due."""
+        for watcher, due in self._watchers.copy().items():
+            if due.at == RESTING or (due.at <= tick.now and not resting):
+                due.at = self._look_at(watcher, tick)
+        return self._until_next()
 
     def _look_at(self, watcher: Watcher, tick: Tick) -> float:
         try:
@@ -168,8 +178,16 @@ class Watchdog:
         except Exception:
             logger.exception("%r is watched no longer: looking at it failed", watcher)
             self.unwatch(watcher)
-            return _NEVER
-        return _NEVER if wait is None else tick.now + wait
+            return RESTING
+        return RESTING if wait is None else tick.now + wait
+
+    def _anybody_rests(self) -> bool:
+        return any(due.at == RESTING for due in self._watchers.copy().values())
+
+    def _until_next(self) -> float | None:
+        """Seconds until somebody is due; None if nobody is, before a call."""
+        soonest = min((due.at for due in self._watchers.copy().values()), default=RESTING)
+        return None if soonest == RESTING else max(0.0, soonest - self._clock())
 
     def after_fork_in_child(self) -> None:
         self._start_afresh()

@@ -1,0 +1,474 @@
+"""The watchdog looks at whoever is due or rests, misses no call, and needs nobody to survive; the clocks it reads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bridge.diagnostics import clocks, watchdog
+from bridge.diagnostics.watchdog import Tick, Watchdog
+from tests.conftest import PATIENCE, Gate, within
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's clocks")
+
+
+class Recorder:
+    """A watcher that notes its looks, and wants the next one after `wait` seconds."""
+
+    def __init__(self, wait: float | None = None):
+        self.wait = wait
+        self.ticks: list[Tick] = []
+
+    def look(self, tick: Tick) -> float | None:
+        self.ticks.append(tick)
+        return self.wait
+
+    @property
+    def looks(self) -> int:
+        return len(self.ticks)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def threadless(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
+    """A watchdog that looks when the test says so."""
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    return Watchdog(clock)
+
+
+@pytest.fixture
+def dog(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watchdog]:
+    """A watchdog of its own, with a thread of its own."""
+    dog = Watchdog()
+    yield dog
+    thread = dog._thread
+    dog.stop()
+    if thread is not None:
+        within(thread)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread does, without its help."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+# -- who is looked at, and when ----------------------------------------------------------------------------------------
+
+
+def test_each_is_looked_at_when_its_time_has_come(threadless: Watchdog, clock: FakeClock) -> None:
+    often, seldom = Recorder(0.05), Recorder(1.0)
+    threadless.watch(often)
+    threadless.watch(seldom)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    clock.now += 0.05
+    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert (often.looks, seldom.looks) == (2, 1)
+    clock.now += 0.97
+    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert (often.looks, seldom.looks) == (3, 2)
+
+
+def test_the_wait_is_shorter_by_what_looking_took(threadless: Watchdog, clock: FakeClock) -> None:
+    class Slow(Recorder):
+        def look(self, tick: Tick) -> float | None:
+            clock.now += 0.02
+            return super().look(tick)
+
+    threadless.watch(Slow(0.05))
+    assert threadless.look(Tick(clock.now)) == pytest.approx(0.03)
+    clock.now += 10
+    threadless.watch(Slow(0.01))
+    assert threadless.look(Tick(clock.now)) == 0.0
+
+
+def test_who_rests_is_looked_at_whenever_somebody_is_due_and_asks_for_no_wait(
+    threadless: Watchdog, clock: FakeClock
+) -> None:
+    resting = Recorder(None)
+    threadless.watch(resting)
+    assert threadless.look(Tick(clock.now)) is None
+    busy = Recorder(0.05)
+    threadless.watch(busy)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert (resting.looks, busy.looks) == (2, 1)
+
+
+def test_when_only_the_resting_are_looked_at_the_others_keep_their_time(threadless: Watchdog, clock: FakeClock) -> None:
+    resting, busy = Recorder(None), Recorder(0.05)
+    threadless.watch(resting)
+    threadless.watch(busy)
+    threadless.look(Tick(clock.now))
+    clock.now += 0.06
+    assert threadless.look(Tick(clock.now), resting=True) == 0.0
+    assert (resting.looks, busy.looks) == (2, 1)
+
+
+def test_nobody_is_looked_at_after_it_was_taken_out(threadless: Watchdog, clock: FakeClock) -> None:
+    one, other = Recorder(0.0), Recorder(0.0)
+    threadless.watch(one)
+    threadless.watch(other)
+    threadless.unwatch(one)
+    threadless.unwatch(one)
+    threadless.look(Tick(clock.now))
+    assert (one.looks, other.looks) == (0, 1)
+
+
+def test_who_is_taken_out_while_it_is_looked_at_stays_out(threadless: Watchdog, clock: FakeClock) -> None:
+    class Leaving(Recorder):
+        def look(self, tick: Tick) -> float | None:
+            threadless.unwatch(self)
+            return super().look(tick)
+
+    leaving = Leaving(0.0)
+    threadless.watch(leaving)
+    assert threadless.look(Tick(clock.now)) is None
+    threadless.look(Tick(clock.now))
+    assert leaving.looks == 1
+
+
+def test_one_that_raises_is_logged_and_dropped_and_the_others_are_looked_at(
+    threadless: Watchdog, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Recorder):
+        def look(self, tick: Tick) -> float | None:
+            super().look(tick)
+            raise ValueError("broken")
+
+    broken, sound = Broken(), Recorder(0.0)
+    threadless.watch(broken)
+    threadless.watch(sound)
+    threadless.look(Tick(clock.now))
+    threadless.look(Tick(clock.now))
+    assert (broken.looks, sound.looks) == (1, 2)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("bridge", logging.ERROR)
+    assert "is watched no longer" in record.message
+
+
+# -- how late it was ---------------------------------------------------------------------------------------------------
+
+
+class SleepOnce:
+    """Plays the system for one sleep: the clock jumps, and the thread was woken so many times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, took: float, woken: int | None, called: bool = False):
+        counts = iter([None, None] if woken is None else [10, 10 + woken])
+        monkeypatch.setattr(watchdog, "times_slept", lambda: next(counts))
+        self.clock = FakeClock()
+        self.dog = Watchdog(self.clock)
+        self.took = took
+        self.called = called
+        self.timeout: float | None = None
+        self.dog._gate = self  # type: ignore[assignment]
+
+    def acquire(self, timeout: float) -> bool:
+        self.timeout = timeout
+        self.clock.now += self.took
+        return self.called
+
+
+def test_a_punctual_sleep_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = SleepOnce(monkeypatch, took=0.05, woken=1)
+    tick, called = system.dog._sleep(0.05)
+    assert (system.timeout, called) == (0.05, False)
+    assert tick == Tick(100.05, 0.0, 0.0)
+
+
+def test_a_thread_that_had_to_ask_for_the_gil_was_kept_out_as_long_as_it_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tick, _ = SleepOnce(monkeypatch, took=0.35, woken=41).dog._sleep(0.05)
+    assert tick.late == pytest.approx(0.3)
+    assert tick.kept_out == pytest.approx(0.2)
+    tick, _ = SleepOnce(monkeypatch, took=0.15, woken=41).dog._sleep(0.05)
+    assert tick.kept_out == pytest.approx(0.1), "never more than it was late"
+
+
+def test_a_process_that_was_stopped_is_late_and_was_kept_out_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick, _ = SleepOnce(monkeypatch, took=30.0, woken=1).dog._sleep(0.05)
+    assert (round(tick.late, 6), tick.kept_out) == (29.95, 0.0)
+
+
+def test_where_the_system_tells_nothing_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick, _ = SleepOnce(monkeypatch, took=0.35, woken=None).dog._sleep(0.05)
+    assert tick.kept_out is None
+
+
+def test_a_call_ends_a_sleep_and_is_late_only_by_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = SleepOnce(monkeypatch, took=100.0, woken=3, called=True)
+    tick, called = system.dog._sleep(None)
+    assert (system.timeout, called) == (-1, True)
+    assert tick == Tick(200.0, 0.01, 0.01)
+
+
+# -- its thread --------------------------------------------------------------------------------------------------------
+
+
+def test_the_thread_comes_with_the_first_and_leaves_after_the_last(
+    dog: Watchdog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "LINGER", 0.001)
+    assert dog._thread is None
+    one = Recorder(None)
+    dog.watch(one)
+    thread = dog._thread
+    assert thread is not None
+    assert thread.daemon
+    until(lambda: dog.parked)
+    dog.unwatch(one)
+    within(thread)
+    assert dog._thread is None
+    dog.watch(one)
+    assert dog._thread not in (None, thread)
+
+
+def test_the_thread_stays_for_who_comes_while_it_lingers(dog: Watchdog) -> None:
+    one, other = Recorder(None), Recorder(None)
+    dog.watch(one)
+    thread = dog._thread
+    until(lambda: one.looks)
+    dog.unwatch(one)
+    dog.watch(other)
+    until(lambda: other.looks)
+    assert dog._thread is thread
+
+
+def test_it_is_not_parked_while_nobody_rests(dog: Watchdog) -> None:
+    busy = Recorder(0.0)
+    dog.watch(busy)
+    seen = set()
+    for _ in range(20):
+        looks = busy.looks
+        until(lambda looks=looks: busy.looks > looks)
+        seen.add(dog.parked)
+    assert seen == {False}
+
+
+def test_who_rests_can_call_while_another_one_is_due_much_later(dog: Watchdog) -> None:
+    """Such as a loop that wakes up while an executor is looked at now and then."""
+    resting, busy = Recorder(None), Recorder(3600.0)
+    dog.watch(busy)
+    dog.watch(resting)
+    until(lambda: resting.looks and dog.parked)
+    looks = resting.looks
+    dog.wake()
+    until(lambda: resting.looks > looks)
+    assert busy.looks == 1
+
+
+def test_a_change_between_the_look_and_the_parking_is_seen(dog: Watchdog) -> None:
+    """Whoever reads `parked` before it is set does not call; so it must be looked at after it was set."""
+    seen_while_parked = threading.Event()
+
+    class Resting(Recorder):
+        def look(self, tick: Tick) -> float | None:
+            if dog.parked:
+                seen_while_parked.set()
+            return super().look(tick)
+
+    dog.watch(Resting(None))
+    assert seen_while_parked.wait(PATIENCE)
+
+
+class Door:
+    """As a loop's: the owner changes something and calls only if the watchdog is parked."""
+
+    def __init__(self, dog: Watchdog):
+        self.dog = dog
+        self.awake = False
+        self.seen = threading.Event()
+
+    def look(self, tick: Tick) -> float | None:
+        if not self.awake:
+            return None
+        self.awake = False
+        self.seen.set()
+        return 0.0005
+
+    def wake_up(self) -> None:
+        self.seen.clear()
+        self.awake = True
+        if self.dog.parked:
+            self.dog.wake()
+        assert self.seen.wait(PATIENCE), "this call was lost"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_call_is_lost(seed: int, dog: Watchdog) -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    failures: list[BaseException] = []
+
+    def own(number: int) -> None:
+        choose = random.Random(seed * 100 + number)
+        door = Door(dog)
+        dog.watch(door)
+        try:
+            for _ in range(200):
+                door.wake_up()
+                if choose.random() < 0.3:
+                    time.sleep(choose.choice([0, 0.0003, 0.001]))
+                if choose.random() < 0.1:
+                    dog.unwatch(door)
+                    dog.watch(door)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            dog.unwatch(door)
+
+    owners = [threading.Thread(target=own, args=(number,)) for number in range(4)]
+    try:
+        for owner in owners:
+            owner.start()
+        for owner in owners:
+            owner.join(6 * PATIENCE)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(owner.is_alive() for owner in owners)
+    assert not failures
+
+
+def test_a_thread_that_cannot_be_started_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    caplog.set_level(logging.DEBUG, "bridge")
+    dog = Watchdog()
+    dog.watch(Recorder())
+    assert dog._thread is None
+    assert "nothing is watched: can't start new thread" in caplog.text
+
+
+def test_after_the_end_nothing_starts(dog: Watchdog) -> None:
+    dog.watch(Recorder(None))
+    thread = dog._thread
+    dog.stop()
+    assert thread is not None
+    within(thread)
+    late = Recorder(None)
+    dog.watch(late)
+    assert dog._thread is thread
+    assert not late.looks
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_watches_nothing_and_can_start_anew(gate: Gate) -> None:
+    class Held(Recorder):
+        def look(self, tick: Tick) -> float | None:
+            gate.wait()
+            return super().look(tick)
+
+    held = Held(None)
+    watchdog.watchdog.watch(held)
+    watchdog.watchdog._lock.acquire()  # as another thread may at the moment of the fork
+    child = os.fork()
+    if child == 0:
+        ours = watchdog.watchdog
+        code = 1
+        try:
+            own = Recorder(None)
+            if not ours._watchers and ours._thread is None:
+                ours.watch(own)
+                until(lambda: own.looks and ours.parked)
+                code = 0
+        finally:
+            os._exit(code)
+    watchdog.watchdog._lock.release()
+    gate.open()
+    _, status = os.waitpid(child, 0)
+    watchdog.watchdog.unwatch(held)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+# -- the clocks --------------------------------------------------------------------------------------------------------
+
+
+@linux
+def test_a_threads_clock_runs_while_it_computes_and_is_read_from_elsewhere(gate: Gate) -> None:
+    stop = threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            pass
+
+    computing, waiting = threading.Thread(target=compute), threading.Thread(target=gate.wait)
+    computing.start()
+    waiting.start()
+    busy, idle = clocks.clock_of(computing.native_id), clocks.clock_of(waiting.native_id)
+    until(lambda: (clocks.cpu_seconds(busy) or 0.0) > 0.05)
+    assert (clocks.cpu_seconds(idle) or 0.0) < 0.05
+    stop.set()
+    gate.open()
+    within(computing)
+    within(waiting)
+
+
+@linux
+def test_the_clock_of_a_thread_that_has_ended_is_not_known() -> None:
+    thread = threading.Thread(target=int)
+    thread.start()
+    within(thread)
+    clock = clocks.clock_of(thread.native_id)
+    until(lambda: clocks.cpu_seconds(clock) is None)  # the system takes its time
+
+
+@linux
+def test_ones_own_clock_is_that_of_the_thread() -> None:
+    before, clock = time.thread_time(), clocks.own_clock()
+    assert clock == clocks.clock_of(threading.get_native_id())
+    assert before <= (clocks.cpu_seconds(clock) or 0.0) <= time.thread_time()
+
+
+@linux
+def test_the_schedule_tells_how_long_a_thread_ran() -> None:
+    schedule = clocks.schedule_of(threading.get_native_id())
+    assert schedule is not None
+    assert schedule.ran > 0
+    assert schedule.slices > 0
+
+
+def test_what_no_clock_tells_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clocks.clock_of(None) is None
+    assert clocks.cpu_seconds(None) is None
+    assert clocks.schedule_of(None) is None
+    assert clocks.schedule_of(2**30) is None
+    monkeypatch.setattr(clocks, "_LINUX", False)
+    assert clocks.own_clock() is None
+    monkeypatch.setattr(clocks, "resource", None)
+    assert clocks.times_slept() is None
+
+
+@linux
+def test_a_thread_that_waits_has_slept() -> None:
+    before = clocks.times_slept()
+    time.sleep(0.01)
+    after = clocks.times_slept()
+    assert before is not None
+    assert after is not None
+    assert after > before
