@@ -255,9 +255,19 @@ def test_the_thread_stays_for_who_comes_while_it_lingers(dog: Watchdog) -> None:
     assert dog._thread is thread
 
 
+def test_somebody_who_comes_at_the_last_moment_keeps_the_thread(threadless: Watchdog) -> None:
+    threadless.watch(Recorder(None))
+    assert not threadless._leave()
+    assert threadless._thread is not None
+
+
 def test_it_is_not_parked_while_nobody_rests(dog: Watchdog) -> None:
-    busy = Recorder(0.0)
+    busy = Recorder(None)
     dog.watch(busy)
+    until(lambda: dog.parked)
+    busy.wait = 0.0
+    dog.wake()
+    until(lambda: busy.looks > 5)
     seen = set()
     for _ in range(20):
         looks = busy.looks
