@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
@@ -138,11 +139,15 @@ class Stream:
             repeats = self._admit(event, weight, every_time) if log else None
             if repeats is not None:
                 event = replace(event, repeats=repeats)
-                _log(event)
-            for listener in self._listeners:
-                _tell(listener, event)
+            try:
+                if repeats is not None:
+                    _log(event)
+            finally:
+                for listener in self._listeners:
+                    _tell(listener, event)
         except Exception:  # a diagnostic must not become the program's trouble
-            logger.debug("an event could not be reported", exc_info=True)
+            with suppress(Exception):
+                logger.debug("an event could not be reported", exc_info=True)
             return False
         return repeats is not None
 
