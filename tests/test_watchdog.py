@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -399,6 +400,7 @@ def test_a_forked_child_watches_nothing_and_can_start_anew(gate: Gate) -> None:
     watchdog.watchdog._lock.acquire()  # as another thread may at the moment of the fork
     child = os.fork()
     if child == 0:
+        signal.alarm(2 * int(PATIENCE))  # ends it
         ours = watchdog.watchdog
         code = 1
         try:
