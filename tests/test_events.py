@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -133,6 +134,16 @@ def test_the_oldest_place_is_forgotten_when_there_are_too_many(own: Stream) -> N
     assert not own.emit(blocked(places[-1]))
     assert not own.emit(blocked(places[1]))
     assert own.emit(blocked(places[0]))
+
+
+def test_a_place_that_was_logged_again_is_not_the_oldest(own: Stream) -> None:
+    places = [Place("/srv/app.py", line, "fetch") for line in range(1024)]
+    for place in places:
+        own.emit(blocked(place))
+    own.emit(blocked(places[0]), weight=1)
+    own.emit(blocked(THERE._replace(function="one more")))
+    assert not own.emit(blocked(places[0]))
+    assert own.emit(blocked(places[1]))
 
 
 def test_when_told_to_forget_everything_is_logged_anew(own: Stream) -> None:
@@ -431,6 +442,19 @@ def test_as_json_an_exception_has_its_type_its_text_and_its_traceback() -> None:
     assert "raise ValueError" in attributes["exception.stacktrace"]
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone far from UTC."""
+    if not hasattr(time, "tzset"):
+        pytest.skip("the time zone cannot be changed here")
+    monkeypatch.setenv("TZ", "XXX-9")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_as_json_any_other_record_has_its_text_and_the_time_in_utc() -> None:
     assert json.loads(JsonFormatter().format(plain_record())) == {
         "timestamp": "2023-11-14T22:13:20.250000Z",
