@@ -146,6 +146,12 @@ def test_the_line_of_an_instruction_is_that_which_a_traceback_shows() -> None:
         assert places.line_of((frame.f_code, frame.f_lasti)) == frame.f_lineno
 
 
+def test_every_instruction_has_the_line_that_its_code_says() -> None:
+    code = test_a_deep_stack_is_shown_by_its_ends.__code__
+    for index, (line, *_) in enumerate(code.co_positions()):
+        assert places.line_of((code, 2 * index)) == (line or code.co_firstlineno)
+
+
 def test_an_instruction_that_has_not_begun_is_at_the_functions_first_line() -> None:
     def function() -> None: ...
 
