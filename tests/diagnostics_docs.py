@@ -1,6 +1,7 @@
 """`python -m tests.diagnostics_docs [--anew] [CODE ...]`: docs/diagnostics.md is made of the pages of bridge's codes.
 
-bridge/diagnostics/pages/*.md, tests/diagnostics_introduction.md ── run each program, put down what it prints ──> the same
+bridge/diagnostics/pages/*.md, tests/diagnostics_introduction.md, README.md ── run each program that has an output, put
+down what it prints ──> the same
 the introduction, a table of the codes, the pages ──> docs/diagnostics.md
 
 An output that still is what the program prints stays as it is, so that a `...` may stand in it wherever it varies; with
@@ -22,6 +23,7 @@ from tests.test_docs import BLOCK, ROOT, as_pattern, run_program
 
 PAGES = ROOT / "bridge" / "diagnostics" / "pages"
 INTRODUCTION = ROOT / "tests" / "diagnostics_introduction.md"
+README = ROOT / "README.md"
 GENERATED = ROOT / "docs" / "diagnostics.md"
 #: Programs, outputs and headings, and code within a line: what holds no links.
 CODE = re.compile(r"(^```.*?^```\n|^#[^\n]*\n|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
@@ -110,7 +112,7 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true")
     parser.add_argument("codes", nargs="*", metavar="CODE")
     options = parser.parse_args()
-    sources = [PAGES / f"{code}.md" for code in options.codes] or [INTRODUCTION, *sorted(PAGES.glob("*.md"))]
+    sources = [PAGES / f"{code}.md" for code in options.codes] or [README, INTRODUCTION, *sorted(PAGES.glob("*.md"))]
     failed = False
     for source in sources:
         text = source.read_text(encoding="utf-8")

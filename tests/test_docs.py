@@ -1,8 +1,8 @@
 """What the README and docs/ say is run: each python block is a whole program, and a text block after it is its output.
 
 `...` in an expected output stands for anything, as in doctest. Standard error and output are read as one. Every warning
-is an error. docs/diagnostics.md shows what people see who run the program just so, warnings included, and what it
-measures may come out otherwise: a number of seconds or milliseconds, or of percent, stands for any other.
+is an error. README.md and docs/diagnostics.md show what people see who run the program just so, warnings included, and
+what it measures may come out otherwise: a number of seconds or milliseconds, or of percent, stands for any other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+README = ROOT / "README.md"
 DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
@@ -71,12 +72,12 @@ def as_pattern(expected: str, *, measured: bool = False) -> str:
     "block",
     [
         pytest.param(block, id=block.place, marks=[needs_processes] if PROCESS.search(block.code) else [])
-        for page in PAGES
-        for block in blocks(page)
+        for page in (README, *PAGES)
+        for block in blocks(page)[1 if page == README else 0 :]  # README's first one has a test of its own
     ],
 )
 def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
-    diagnostics = block.page == DIAGNOSTICS
+    diagnostics = block.page in (README, DIAGNOSTICS)
     output = run_program(block.code, tmp_path, warnings=None if diagnostics else "error")
     expected = as_pattern(block.output, measured=diagnostics)
     assert re.fullmatch(expected, output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"
@@ -88,7 +89,7 @@ def test_an_output_that_differs_in_one_letter_does_not_pass() -> None:
 
 
 def test_every_python_block_in_the_docs_is_found() -> None:
-    for page in PAGES:
+    for page in (README, *PAGES):
         assert len(blocks(page)) == page.read_text(encoding="utf-8").count("```python"), page.name
 
 
@@ -102,7 +103,7 @@ def test_what_was_measured_may_differ_and_nothing_else() -> None:
 
 @needs_processes
 def test_the_program_in_the_readme_indexes_a_folder_in_threads_and_in_processes(tmp_path: Path) -> None:
-    (block,) = blocks(ROOT / "README.md")
+    block = blocks(README)[0]
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "one.py").write_text("def f(): pass\ndef g(): pass\n")
@@ -117,7 +118,7 @@ def test_the_program_in_the_readme_indexes_a_folder_in_threads_and_in_processes(
         db.close()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in LINK.finditer(page.read_text(encoding="utf-8")):
         target = page.parent / link["file"] if link["file"] else page
