@@ -1,9 +1,9 @@
 # expects: BRG101
-# advice: await bridge.to_process(count_primes, 11000)
+# advice: await bridge.to_process(count_primes, 13000)
 # says: Python code on the CPU
-# before: 1337 primes
+# before: 1547 primes
 # also: BRG102
-# prints: 1337 primes
+# prints: 1547 primes
 """A computation in pure Python, called from a coroutine: another thread would not help, another process does."""
 
 import bridge
@@ -17,7 +17,7 @@ def count_primes(below):
 
 
 async def main():
-    found = count_primes(11_000)
+    found = count_primes(13_000)
     print(found, "primes")
 
 

@@ -1,8 +1,8 @@
 # expects: BRG101
 # advice: await bridge.to_thread(
-# before: total: 10499997
+# before: total: 6000001
 # also: BRG102
-# prints: total: 10499997
+# prints: total: 6000001
 """A synchronous database driver, called from a coroutine."""
 
 import asyncio

@@ -1,27 +1,26 @@
 # expects: BRG302
+# says: {here}
 # says: {there}
+# hangs: yes
 # also: BRG101
-# also: BRG102
-# prints: WouldDeadlock
-"""A loop calls into another one and waits, and that one calls back and waits."""
+"""Two loops wait for each other, with concurrent futures, which nobody can refuse: each loop stands still until the other goes on."""
+
+import asyncio
 
 import bridge
 
 
-def name():
+async def name():
     return "main"
 
 
-def greet(back):
-    return "hello " + back.call(name)  # <- there, BRG302
+async def greet(back):
+    return "hello " + asyncio.run_coroutine_threadsafe(name(), back).result()  # <- there
 
 
 async def main(portal):
-    here = bridge.portal()
-    try:
-        print(portal.call(greet, here))
-    except bridge.WouldDeadlock as error:
-        print(type(error).__name__)
+    back = asyncio.get_running_loop()
+    print(portal.run_coroutine_threadsafe(greet(back)).result())  # <- here, BRG302
 
 
 with bridge.background_loop() as portal:
