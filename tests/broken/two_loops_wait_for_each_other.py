@@ -3,7 +3,7 @@
 # says: {there}
 # hangs: yes
 # also: BRG101
-"""Two loops wait for each other, with concurrent futures, which nobody can refuse: each loop stands still until the other goes on."""
+"""Two loops wait for each other, in a way that nobody can refuse: each stands still until the other goes on."""
 
 import asyncio
 
