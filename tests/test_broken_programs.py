@@ -121,3 +121,46 @@ def test_a_comment_that_means_nothing_is_an_error(tmp_path: Path) -> None:
     path.write_text("# exspects: BRG101\n")
     with pytest.raises(ValueError, match="exspects"):
         read(path)
+
+
+# -- the observer ------------------------------------------------------------------------------------------------------
+
+SAYS = """
+import logging
+import time
+from bridge.diagnostics.events import Event, emit
+
+print("before")
+emit(Event(code="BRG101", headline="the loop has been blocked", advice="await it"))
+print("after")
+logging.getLogger("bridge").warning("no event")
+"""
+
+
+def test_what_is_reported_is_seen_in_its_place_among_what_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SAYS)
+    seen = run(read(path))
+    assert seen.exit == 0
+    assert seen.output == "before\nafter\n"
+    event, other = seen.reports
+    assert (event.code, event.offset, event.record["advice"]) == ("BRG101", len("before\n"), "await it")
+    assert (other.code, other.offset, other.text.strip()) == (None, len(seen.output), "no event")
+
+
+def test_a_program_that_is_to_hang_is_killed_once_it_has_reported(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(f"# expects: BRG101\n# says: blocked\n# hangs: yes\n{SAYS}\ntime.sleep(3600)  # <- BRG101\n")
+    seen = run(read(path))
+    assert seen.exit is None
+    assert seen.reports[0].code == "BRG101"
+
+
+def test_a_program_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.observed_programs.PATIENCE", 1.0)
+    path = tmp_path / "program.py"
+    path.write_text("import subprocess\nsubprocess.run(['sleep', '3600'])\n")
+    program = read(path)
+    seen = run(program)
+    assert seen.exit is None
+    assert problems(program, seen) == ["exit code None instead of 0 (None: killed)"]
