@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import bridge
 from bridge.diagnostics.catalogue import CATALOGUE
 from bridge.diagnostics.events import WINDOW, Event, Stream, emit, on_event, stream
 from bridge.diagnostics.formatting import JsonFormatter, LineFormatter
@@ -250,7 +249,7 @@ def test_a_listener_may_emit_close_itself_and_listen(own: Stream) -> None:
 
 def test_only_functions_can_listen() -> None:
     with pytest.raises(TypeError, match="on_event needs a function that takes the event, not 5"):
-        bridge.on_event(5)  # type: ignore[arg-type]
+        on_event(5)  # type: ignore[arg-type]
 
 
 def test_a_logging_handler_that_raises_does_not_reach_the_program(own: Stream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Every code that bridge reports: what it is called, which logger it is written to, and how loudly.
 
-`python -m bridge explain CODE` and docs/diagnostics.md say more; their text lies in `pages/`, one file a code.
+docs/diagnostics.md says more of each.
 """
 
 from __future__ import annotations
