@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from types import AsyncGeneratorType, CoroutineType, FunctionType
+from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -50,6 +50,7 @@ Reducer = Callable[[Any], Any]
 
 _ANYWHERE: dict[type, Reducer] = {
     memoryview: traveling.reduce_memoryview,
+    CodeType: traveling.reduce_code,
     ContextVar: reduce_var,
     traveling.context_type: traveling.reduce_context,
 }
