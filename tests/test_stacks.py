@@ -96,7 +96,7 @@ def functions(stack: Stack) -> list[str]:
         (APP, False, False, False),
         ("<stdin>", False, False, False),
         (__file__, False, False, False),
-        (PACKAGE.rstrip(os.sep) + "_tools/x.py", False, False, False),
+        (PACKAGE.rstrip(os.sep) + "_tools/x.py", False, "site-packages" in PACKAGE, False),
     ],
 )
 def test_files_are_told_apart(filename: str, bridges: bool, installed: bool, stdlib: bool) -> None:
