@@ -10,9 +10,7 @@ daemon, is reported, and is left behind.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import traceback
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
@@ -26,6 +24,7 @@ from bridge.loop.hosts import current_host
 from bridge.loop.runner import HostedRun, LoopFactory, check_timeout, run_on_asyncio
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
+from bridge.threads.stuck import report_thread
 
 logger: logging.Logger = logging.getLogger("bridge.loop")
 
@@ -140,13 +139,10 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     def _report(self, thread: threading.Thread, host: Host) -> None:
         host.close(f"{host!r} was left behind: something blocks it")
-        frame = sys._current_frames().get(thread.ident or 0)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
-        logger.error(
-            "BRG404 %r has not ended %.1f s after its block was left; its thread %r is left behind.\n"
-            "Something blocks this loop: await it, or send it to a thread with bridge.to_thread.\n%s",
-            host,
-            self._shutdown_timeout,
-            self._name,
-            stack,
+        report_thread(
+            thread.ident,
+            f"{host!r} has not ended {self._shutdown_timeout:.1f} s after its block was left; "
+            f"its thread {self._name!r} is left behind.",
+            "await bridge.to_thread(...) around what blocks the loop",
+            {"bridge.duration": self._shutdown_timeout, "thread.name": self._name},
         )
