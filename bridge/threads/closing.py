@@ -8,9 +8,11 @@ what happens without a limit).
 from __future__ import annotations
 
 import atexit
+from threading import get_ident
 from time import monotonic, sleep
 
 from bridge.errors import WouldDeadlock
+from bridge.threads.deadlock import tell_refused
 from bridge.threads.here import here
 from bridge.threads.job import name_of
 from bridge.threads.pool import WorkerPool, pools
@@ -24,6 +26,13 @@ def refuse_own_worker(pool: WorkerPool) -> None:
     """Raise WouldDeadlock in a thread of the pool itself: the pool cannot end before that thread does."""
     worker = here.worker
     if worker is not None and worker.pool is pool:
+        tell_refused(
+            f"{pool.name!r} was told to shut down and wait by a function that it runs itself",
+            get_ident(),
+            get_ident(),
+            "shutdown(wait=False)",
+            {"bridge.executor.name": pool.name},
+        )
         raise WouldDeadlock(
             f"{pool.name!r} was told to shut down and wait by a function that it runs itself "
             f"({name_of(worker.job.fn) if worker.job else '?'}): it would wait for its own end. "

@@ -7,7 +7,7 @@ Whether a queued job is cancelled or begun is decided by the job's claim; the fu
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from threading import Condition
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -68,10 +68,13 @@ class FutureJob(Job):
     def deliver(self) -> None:
         future = self.future
         value, error = self.take_outcome()
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        try:
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        except InvalidStateError:  # it was answered to end a deadlock
+            pass
         del self.future  # the future knows the job; the other way round it would be a cycle
         _pending.jobs.pop(self, None)
 
