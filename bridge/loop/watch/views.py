@@ -1,0 +1,176 @@
+"""What a loop is doing at the moment, as seen from outside, without asking it.
+
+In: the innermost frame of the loop's thread. Out: a Glance, or None while the loop sleeps or is between two callbacks.
+Two glances with the same `turn` were taken in one iteration of the loop, with the same `callback` too in one callback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.base_events import BaseEventLoop
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple, Protocol
+
+_RUN_ONCE = BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
+#: Frames that are looked through for the loop's own.
+_DEEPEST = 5000
+
+
+class Glance(NamedTuple):
+    """`turn` and `callback` are compared by identity. `base` is the loop's own frame, below the callback's frames.
+    `began` is when the turn began, if that is known (`time.monotonic`), `first` whether this is its first callback,
+    `callbacks` how many the turn has, 0 if unknown. `task` is what runs, if a task does."""
+
+    turn: Any
+    callback: Any
+    frame: FrameType
+    base: FrameType
+    began: float | None = None
+    first: bool = False
+    callbacks: int = 0
+    task: Any = None
+
+    def in_turn_of(self, other: Glance | None) -> bool:
+        """Is it still the same iteration?"""
+        return other is not None and (self.turn is other.turn or self.turn == other.turn)
+
+    def in_callback_of(self, other: Glance | None) -> bool:
+        """Is it still the same callback?"""
+        return other is not None and self.in_turn_of(other) and self.callback is other.callback
+
+
+class View(Protocol):
+    """How one kind of loop is looked at, from the watchdog's thread."""
+
+    def glance(self, frame: FrameType) -> Glance | None: ...
+
+    def threshold(self) -> float: ...
+
+    def debug(self) -> bool: ...
+
+    def asleep(self) -> bool:
+        """Is it certain, without a look at frames, that the loop sleeps?"""
+        return False
+
+
+def _outwards(frame: FrameType | None, is_base: Callable[[FrameType], bool]) -> tuple[FrameType | None, FrameType | None]:
+    """The first frame outwards that `is_base`, and the one that it has called."""
+    inner = None
+    for _ in range(_DEEPEST):
+        if frame is None or is_base(frame):
+            return frame, inner
+        frame, inner = frame.f_back, frame
+    return None, None
+
+
+class AsyncioView(View):
+    """asyncio's own loops and their subclasses, bridge's among them: the variables of `BaseEventLoop._run_once` tell all.
+
+    `end_time` is when the callbacks of an iteration began, and set only then; `handle` and `i` say which one runs.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop: Any = loop
+
+    def asleep(self) -> bool:
+        return bool(getattr(self._loop, "_nap", 0))
+
+    def threshold(self) -> float:
+        return float(self._loop.slow_callback_duration)
+
+    def debug(self) -> bool:
+        return bool(self._loop.get_debug())
+
+    def glance(self, frame: FrameType) -> Glance | None:
+        base, inner = _outwards(frame, lambda each: each.f_code is _RUN_ONCE)
+        if base is None or inner is None:
+            return None
+        local = base.f_locals
+        began, handle = local.get("end_time"), local.get("handle")
+        if began is None or handle is None or local.get("self") is not self._loop:
+            return None
+        return Glance(
+            turn=began,
+            callback=handle,
+            frame=frame,
+            base=base,
+            began=began,
+            first=local.get("i") == 0,
+            callbacks=local.get("ntodo", 0),
+            task=asyncio.current_task(self._loop),
+        )
+
+
+class OpaqueView(View):
+    """A loop that is not written in Python (uvloop): all that can be seen is whether it has called into Python.
+
+    A turn lasts until the loop has answered a call: one is sent whenever it is seen busy and none is on its way.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, base: FrameType | None):
+        self._loop = loop
+        self._base = base
+        self._turn = 0
+        self._asked = False
+
+    def threshold(self) -> float:
+        return float(getattr(self._loop, "slow_callback_duration", 0.1))
+
+    def debug(self) -> bool:
+        return bool(self._loop.get_debug())
+
+    def glance(self, frame: FrameType) -> Glance | None:
+        base, inner = _outwards(frame, lambda each: each is self._base)
+        if base is None or inner is None:
+            return None
+        if not self._asked:
+            self._asked = True
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # closed
+                return None
+        task = asyncio.current_task(self._loop)
+        return Glance(turn=self._turn, callback=task, frame=frame, base=base, task=task)
+
+    def _answer(self) -> None:
+        self._turn += 1
+        self._asked = False
+
+
+class TrioView(View):
+    """A trio run: the variables of its scheduler's generator say which batch of tasks is run, and which of them."""
+
+    def __init__(self, run_code: Any, threshold: float):
+        self._run_code = run_code
+        self._threshold = threshold
+
+    def threshold(self) -> float:
+        return self._threshold
+
+    def debug(self) -> bool:
+        return False
+
+    def glance(self, frame: FrameType) -> Glance | None:
+        base, inner = _outwards(frame, lambda each: each.f_code is self._run_code)
+        if base is None or inner is None or inner.f_code.co_name == "get_events":
+            return None
+        local = base.f_locals
+        batch, task = local.get("batch"), local.get("task")
+        if batch is None or task is None:
+            return None
+        return Glance(turn=_Same(batch), callback=task, frame=frame, base=base, callbacks=len(batch), task=task)
+
+
+class _Same:
+    """Equal to another one of the same object; holds it, so that its identity stays its own."""
+
+    __slots__ = ("_thing",)
+
+    def __init__(self, thing: object):
+        self._thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._thing is self._thing
+
+    __hash__ = None  # type: ignore[assignment]
