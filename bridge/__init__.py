@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridge.diagnostics.events import Event as Event
+    from bridge.diagnostics.events import on_event as on_event
+    from bridge.diagnostics.formatting import JsonFormatter as JsonFormatter
+    from bridge.diagnostics.formatting import LineFormatter as LineFormatter
     from bridge.errors import BridgeError as BridgeError
     from bridge.errors import ExecutorClosed as ExecutorClosed
     from bridge.errors import LoopClosed as LoopClosed
@@ -43,10 +47,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BridgeError": "bridge.errors",
+    "Event": "bridge.diagnostics.events",
     "Executor": "bridge.executors.base",
     "ExecutorClosed": "bridge.errors",
     "ExecutorStatistics": "bridge.executors.statistics",
     "ForeignExecutor": "bridge.executors.foreign",
+    "JsonFormatter": "bridge.diagnostics.formatting",
+    "LineFormatter": "bridge.diagnostics.formatting",
     "LoopClosed": "bridge.errors",
     "OffloadTimeout": "bridge.errors",
     "Portal": "bridge.threads.portal",
@@ -64,6 +71,7 @@ _HOME = {
     "lanes": "bridge.executors.lanes",
     "map": "bridge.offloading",
     "new_event_loop": "bridge.loop.event_loop",
+    "on_event": "bridge.diagnostics.events",
     "offload": "bridge.offloading",
     "portal": "bridge.portals",
     "run": "bridge.loop.runner",
