@@ -34,9 +34,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
 
+from bridge.diagnostics.switch import wanted
 from bridge.errors import LoopClosed
 from bridge.loop.hosts import host_of
 from bridge.loop.sleeper import EpollSleeper, Sleeper
+from bridge.loop.watch.watching import watched
 from bridge.threads.closing import report_stuck
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
@@ -120,10 +122,11 @@ class EventLoop(StockLoop):
     _check_callback: Callable[[Any, str], None]
     _bridge_door: Callable[[Item], None] | None
 
-    def __init__(self, *args: Any):
+    def __init__(self, *args: Any, diagnostics: bool | None = None):
         self._nap = 0
         self._woken = -1
         self._shut = False
+        self._diagnostics: bool = wanted(diagnostics)
         super().__init__(*args)
         if _details_are_known(self):
             self._ready = _Ready(self._ready)
@@ -132,6 +135,14 @@ class EventLoop(StockLoop):
             self._bridge_door = self._post
         else:
             self._bridge_door = None
+
+    def run_forever(self) -> None:
+        """As in asyncio; with diagnostics on, it is watched for as long as it runs."""
+        if not self._diagnostics:
+            super().run_forever()
+            return
+        with watched(self):
+            super().run_forever()
 
     # -- the door ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +316,10 @@ def _as_asyncio(error: BaseException) -> BaseException:
     return asyncio.CancelledError(*error.args) if type(error) is ThreadCancelled else error
 
 
-def new_event_loop() -> EventLoop:
-    """A new `bridge.loop.EventLoop`, for every place that takes a loop factory."""
-    return EventLoop()
+def new_event_loop(*, diagnostics: bool | None = None) -> EventLoop:
+    """A new `bridge.loop.EventLoop`, for every place that takes a loop factory.
+
+    `diagnostics` says whether it is watched while it runs, and reports what goes wrong; None: yes, unless the environment
+    has BRIDGE_DIAGNOSTICS=0.
+    """
+    return EventLoop(diagnostics=diagnostics)
