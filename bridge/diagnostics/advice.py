@@ -27,9 +27,9 @@ def called_at(site: Site) -> ast.Call | None:
 
 
 def offloaded(site: Site, to: Literal["thread", "process"]) -> str | None:
-    """`await bridge.to_thread(function, arguments)` for the call at `site`."""
+    """`await bridge.to_thread(function, arguments)` for the call at `site`; None if such a call would not work."""
     call = called_at(site)
-    if call is None:
+    if call is None or (to == "process" and not _could_be_pickled(call)):
         return None
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
@@ -37,6 +37,11 @@ def offloaded(site: Site, to: Literal["thread", "process"]) -> str | None:
     arguments = [ast.unparse(each) for each in (*call.args, *call.keywords)]
     line = f"await bridge.to_{to}({', '.join([function, *arguments])})"
     return line if len(line) <= _LONGEST else f"await bridge.to_{to}({function}, ...)"
+
+
+def _could_be_pickled(call: ast.Call) -> bool:
+    """Could the function and its arguments go to another process, as far as their source tells?"""
+    return not any(isinstance(each, (ast.Lambda, ast.GeneratorExp, ast.Await, ast.Yield)) for each in ast.walk(call))
 
 
 def _source_of(site: Site) -> str | None:

@@ -77,3 +77,12 @@ def times_slept() -> int | None:
     if resource is None or not hasattr(resource, "RUSAGE_THREAD"):
         return None
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def is_runnable(native_id: int) -> bool:
+    """Does a thread of this process run, or want to (Linux)? False where that is not known."""
+    try:
+        with open(f"/proc/self/task/{native_id}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] == b"R"
+    except (OSError, IndexError):
+        return False

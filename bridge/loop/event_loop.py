@@ -38,7 +38,7 @@ from bridge.diagnostics.switch import wanted
 from bridge.errors import LoopClosed
 from bridge.loop.hosts import host_of
 from bridge.loop.sleeper import EpollSleeper, Sleeper
-from bridge.loop.watch.watching import watched
+from bridge.loop.watch.watching import Watch, watch_of
 from bridge.threads.closing import report_stuck
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
@@ -127,6 +127,7 @@ class EventLoop(StockLoop):
         self._woken = -1
         self._shut = False
         self._diagnostics: bool = wanted(diagnostics)
+        self._watch: Watch | None = None
         super().__init__(*args)
         if _details_are_known(self):
             self._ready = _Ready(self._ready)
@@ -141,8 +142,12 @@ class EventLoop(StockLoop):
         if not self._diagnostics:
             super().run_forever()
             return
-        with watched(self):
+        watch = self._watch = watch_of(self, self._watch)
+        watch.resume()
+        try:
             super().run_forever()
+        finally:
+            watch.pause()
 
     # -- the door ------------------------------------------------------------------------------------------------------
 
@@ -259,6 +264,8 @@ class EventLoop(StockLoop):
             super().close()
             return
         self._shut = True
+        if self._watch is not None:
+            self._watch.close()
         left: deque[Any] = deque()
         if self._bridge_door is not None:
             left, self._ready = self._ready, left

@@ -35,7 +35,7 @@ class Cause(Enum):
     @property
     def burns_cpu(self) -> bool:
         """Would it keep the loop waiting from another thread as well?"""
-        return self in (Cause.PYTHON, Cause.C_WITH_GIL)
+        return self in (Cause.PYTHON, Cause.C_WITH_GIL, Cause.OTHER_THREAD)
 
 
 class Lateness(NamedTuple):
@@ -59,10 +59,10 @@ class Lateness(NamedTuple):
         )
 
 
-def cause_of(elapsed: float, window: Window, lateness: Lateness, collecting: float) -> Cause:
+def cause_of(elapsed: float, window: Window, lateness: Lateness) -> Cause:
     """Why the last `elapsed` seconds were spent in one callback."""
     half = 0.5 * max(0.0, elapsed - window.starved)
-    if collecting >= half:
+    if window.collecting >= half:
         return Cause.GARBAGE
     kept_out = lateness.late if lateness.kept_out is None else lateness.kept_out
     if window.loop is None:

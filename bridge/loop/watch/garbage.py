@@ -2,14 +2,19 @@
 
 In: gc's callbacks, in whatever thread a collection happens, while any loop is watched. Out: seconds, and a stack.
 Collections of the youngest generation are not counted; they are short, and many.
+
+What is known of a thread is one tuple, replaced as a whole: another thread may look in the middle of the callback,
+because that is Python, while the collection itself is not.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import time
+from types import CodeType
 
 from bridge.diagnostics.stacks import Stack, capture
 
@@ -18,15 +23,20 @@ LONG = 0.02
 
 
 class Collections:
-    """Counts while somebody has started it. `spent` maps a thread's ident to seconds."""
+    """Counts while somebody has started it."""
 
     def __init__(self) -> None:
-        self.spent: dict[int, float] = {}
         #: The last long one of each thread.
         self.stacks: dict[int, Stack] = {}
-        self._began: dict[int, float] = {}
+        #: By a thread's ident: seconds, and when the collection began that is going on.
+        self._spent: dict[int, tuple[float, float | None]] = {}
         self._users = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # finalizers stop it
+
+    def spent(self, ident: int) -> float:
+        """Seconds that a thread has spent collecting, up to now."""
+        seconds, began = self._spent.get(ident, (0.0, None))
+        return seconds if began is None else seconds + time.monotonic() - began
 
     def start(self) -> None:
         """Count from now on."""
@@ -41,23 +51,34 @@ class Collections:
             self._users -= 1
             if self._users == 0:
                 gc.callbacks.remove(self._on_collection)
-                self.spent, self.stacks, self._began = {}, {}, {}
+                self._spent, self.stacks = {}, {}
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+        if self._users:
+            self._users = 0
+            gc.callbacks.remove(self._on_collection)
+        self._spent, self.stacks = {}, {}
 
     def _on_collection(self, phase: str, info: dict[str, int]) -> None:
         if info["generation"] == 0:
             return
         ident = threading.get_ident()
+        seconds, began = self._spent.get(ident, (0.0, None))
         if phase == "start":
-            self._began[ident] = time.monotonic()
+            self._spent[ident] = seconds, time.monotonic()
             return
-        began = self._began.pop(ident, None)
         if began is None:
             return
         took = time.monotonic() - began
-        self.spent[ident] = self.spent.get(ident, 0.0) + took
         if took >= LONG:
             self.stacks[ident] = capture(sys._getframe(1))
+        self._spent[ident] = seconds + took, None
 
 
 #: The one count of this process.
 collections: Collections = Collections()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=collections.after_fork_in_child)
+#: What runs in the thread that collects, and is no part of the program.
+CALLBACK: CodeType = Collections._on_collection.__code__

@@ -11,7 +11,8 @@ import threading
 import time
 from typing import NamedTuple
 
-from bridge.diagnostics.clocks import ThreadClock, clock_of, cpu_seconds
+from bridge.diagnostics.clocks import ThreadClock, clock_of, cpu_seconds, is_runnable
+from bridge.loop.watch.garbage import collections
 
 #: Threads besides the loop's whose clocks are read.
 _MOST_THREADS = 200
@@ -19,12 +20,14 @@ _MOST_THREADS = 200
 
 class Reading(NamedTuple):
     """Seconds: `at` as time.monotonic, CPU time of the loop's thread and of the process, time for which the loop's
-    thread was ready to run and got no core; CPU time of the other threads by ident. None: not known."""
+    thread was ready to run and got no core, or collected garbage; CPU time of the other threads by ident. None: not
+    known."""
 
     at: float
     loop: float | None
     process: float
     starved: float | None
+    collecting: float
     others: dict[int, float]
 
 
@@ -35,6 +38,7 @@ class Window(NamedTuple):
     loop: float | None
     process: float
     starved: float
+    collecting: float
     busiest: tuple[int, float] | None
 
 
@@ -43,10 +47,11 @@ class LoopClocks:
 
     def __init__(self) -> None:
         self.ident: int = threading.get_ident()
-        self._clock: ThreadClock | None = clock_of(threading.get_native_id())
+        self._native_id = threading.get_native_id()
+        self._clock: ThreadClock | None = clock_of(self._native_id)
         self._schedule: int | None = None
         try:
-            path = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+            path = f"/proc/self/task/{self._native_id}/schedstat"
             self._schedule = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (OSError, AttributeError):  # no such system
             pass
@@ -59,7 +64,21 @@ class LoopClocks:
 
     def read(self, now: float) -> Reading:
         """The clocks as they are."""
-        return Reading(now, cpu_seconds(self._clock), time.process_time(), self._starved(), self._others())
+        return Reading(
+            now,
+            cpu_seconds(self._clock),
+            time.process_time(),
+            self._starved(),
+            collections.spent(self.ident),
+            self._others(),
+        )
+
+    def starves(self) -> bool:
+        """Is the loop's thread ready to run at this moment, and gets no core? False where that is not known."""
+        before = cpu_seconds(self._clock)
+        if before is None or not is_runnable(self._native_id):
+            return False
+        return cpu_seconds(self._clock) == before
 
     def _starved(self) -> float | None:
         schedule = self._schedule
@@ -91,6 +110,7 @@ def between(before: Reading, after: Reading) -> Window:
         wall=after.at - before.at,
         loop=None if after.loop is None or before.loop is None else after.loop - before.loop,
         process=after.process - before.process,
+        collecting=after.collecting - before.collecting,
         starved=0.0 if after.starved is None or before.starved is None else after.starved - before.starved,
         busiest=None if busiest is None else (busiest, ran[busiest]),
     )

@@ -7,12 +7,15 @@ Two glances with the same `turn` were taken in one iteration of the loop, with t
 from __future__ import annotations
 
 import asyncio
+import weakref
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 _RUN_ONCE = BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
+#: Seconds, where the loop does not say.
+THRESHOLD = 0.1
 #: Frames that are looked through for the loop's own.
 _DEEPEST = 5000
 
@@ -53,6 +56,11 @@ class View(Protocol):
         """Is it certain, without a look at frames, that the loop sleeps?"""
         return False
 
+    @property
+    def wakes(self) -> bool:
+        """Does the loop call the watchdog when it has slept, so that nobody needs to look at it meanwhile?"""
+        return False
+
 
 def _outwards(frame: FrameType | None, is_base: Callable[[FrameType], bool]) -> tuple[FrameType | None, FrameType | None]:
     """The first frame outwards that `is_base`, and the one that it has called."""
@@ -70,25 +78,32 @@ class AsyncioView(View):
     `end_time` is when the callbacks of an iteration began, and set only then; `handle` and `i` say which one runs.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop):
-        self._loop: Any = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, wakes: bool = False):
+        self._weakly: Callable[[], Any] = weakref.ref(loop)
+        self._wakes = wakes
+
+    @property
+    def wakes(self) -> bool:
+        return self._wakes
 
     def asleep(self) -> bool:
-        return bool(getattr(self._loop, "_nap", 0))
+        return bool(getattr(self._weakly(), "_nap", 0))
 
     def threshold(self) -> float:
-        return float(self._loop.slow_callback_duration)
+        return float(getattr(self._weakly(), "slow_callback_duration", THRESHOLD))
 
     def debug(self) -> bool:
-        return bool(self._loop.get_debug())
+        loop = self._weakly()
+        return loop is not None and bool(loop.get_debug())
 
     def glance(self, frame: FrameType) -> Glance | None:
+        loop = self._weakly()
         base, inner = _outwards(frame, lambda each: each.f_code is _RUN_ONCE)
-        if base is None or inner is None:
+        if loop is None or base is None or inner is None:
             return None
         local = base.f_locals
         began, handle = local.get("end_time"), local.get("handle")
-        if began is None or handle is None or local.get("self") is not self._loop:
+        if began is None or handle is None or local.get("self") is not loop:
             return None
         return Glance(
             turn=began,
@@ -98,7 +113,7 @@ class AsyncioView(View):
             began=began,
             first=local.get("i") == 0,
             callbacks=local.get("ntodo", 0),
-            task=asyncio.current_task(self._loop),
+            task=asyncio.current_task(loop),
         )
 
 
@@ -115,7 +130,7 @@ class OpaqueView(View):
         self._asked = False
 
     def threshold(self) -> float:
-        return float(getattr(self._loop, "slow_callback_duration", 0.1))
+        return float(getattr(self._loop, "slow_callback_duration", THRESHOLD))
 
     def debug(self) -> bool:
         return bool(self._loop.get_debug())

@@ -5,13 +5,17 @@
          ── the same as before? ──> beyond the next mark (threshold, twice, four times, ...)? ──> cause ──> BRG101
          ── another one? ──> the episode has ended ──> BRG102, if it was reported
 
-Owner of all of it: the watchdog's thread. The loop's thread writes nothing and is asked nothing. If the loop ends, what
-it was watched by is taken away (`unwatch`); a look that has begun meanwhile finds no frame.
+Owner of all of it is the watchdog's thread, while the loop runs; the loop is asked nothing. When it stops, its thread
+ends what has been seen (`pause`), so that nothing is reported later than that, and when it has slept for too long it says so
+(`overslept`): these take turns with a look by `_lock`. Neither waits for it for ever: a handler of log records that waits
+for the loop would otherwise wait for itself.
 """
 
 from __future__ import annotations
 
 import sys
+from threading import Lock
+from time import monotonic
 from types import FrameType
 
 from bridge.diagnostics.events import emit
@@ -20,7 +24,7 @@ from bridge.diagnostics.stacks import capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.causes import Cause, Lateness, cause_of
-from bridge.loop.watch.garbage import collections
+from bridge.loop.watch.garbage import CALLBACK, collections
 from bridge.loop.watch.readings import LoopClocks, Reading, between
 from bridge.loop.watch.views import Glance, View
 
@@ -28,6 +32,8 @@ from bridge.loop.watch.views import Glance, View
 _RESTING = 3
 #: Seconds between looks at a loop that is being reported, so that the end of it is known.
 _CLOSE_LOOK = 0.01
+#: Seconds for which a loop that stops waits for a look at it.
+_PATIENCE = 1.0
 #: Seconds between looks at a turn of many callbacks, and how many of these are enough.
 _SAMPLE, _MOST_SAMPLES = 0.002, 200
 
@@ -35,11 +41,10 @@ _SAMPLE, _MOST_SAMPLES = 0.002, 200
 class Episode:
     """One callback that has been seen running; what it is judged by."""
 
-    def __init__(self, glance: Glance, since: float, before: Reading, collected: float, lateness: Lateness):
+    def __init__(self, glance: Glance, since: float, before: Reading, lateness: Lateness):
         self.glance = glance
         self.since = since
         self.before = before
-        self.collected = collected
         self.lateness = lateness
         self.mark = 0  # reported for threshold * 2**(mark-1)
         self.logged = False
@@ -47,9 +52,10 @@ class Episode:
 
 
 class LoopWatcher:
-    """Looks at one loop, through its view."""
+    """Looks at one loop, through its view. Made in the loop's thread."""
 
     def __init__(self, view: View, clocks: LoopClocks, now: float):
+        self.running: bool = False
         self._view = view
         self._clocks = clocks
         self._started = now
@@ -59,20 +65,26 @@ class LoopWatcher:
         self._turn_since = now
         self._samples: list[tuple[str, Place | None]] = []
         self._at_rest = 0
+        self._lock = Lock()
+
+    # -- in the watchdog's thread --------------------------------------------------------------------------------------
 
     def look(self, tick: Tick) -> float | None:
         """As `Watcher.look`."""
+        with self._lock:
+            return self._look(tick)
+
+    def _look(self, tick: Tick) -> float | None:
+        if not self.running and self._at_rest >= _RESTING:
+            return None
         threshold = max(0.001, self._view.threshold())
-        glance = None
-        if not self._view.asleep():
-            frame = sys._current_frames().get(self._clocks.ident)
-            glance = None if frame is None else self._view.glance(frame)
-            del frame
+        glance = self._glance()
         if glance is None:
             self._end_turn(tick)
             self._at_rest += 1
             self._reading = self._clocks.read(tick.now)
-            return None if self._at_rest >= _RESTING else threshold / 2
+            may_rest = self._at_rest >= _RESTING and (self._view.wakes or not self.running)
+            return None if may_rest else threshold / 2
         self._at_rest = 0
         if not glance.in_turn_of(self._turn):
             self._end_turn(tick)
@@ -80,6 +92,44 @@ class LoopWatcher:
         wait = self._continue(glance, tick, threshold)
         self._turn = glance._replace(frame=glance.base)  # the callback's frames are not to be kept alive
         return wait
+
+    def _glance(self) -> Glance | None:
+        if not self.running or self._view.asleep():
+            return None
+        frame = sys._current_frames().get(self._clocks.ident)
+        if frame is not None and frame.f_code is CALLBACK:
+            frame = frame.f_back
+        return None if frame is None else self._view.glance(frame)
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """The loop begins to run."""
+        self._at_rest = 0
+        self.running = True
+
+    def pause(self) -> None:
+        """The loop has stopped: what was seen until now has ended."""
+        self.running = False
+        if self._turn is not None and self._lock.acquire(timeout=_PATIENCE):
+            try:
+                self._end_turn(Tick(monotonic()))
+            finally:
+                self._lock.release()
+
+    def overslept(self, late: float, ran: float) -> None:
+        """The loop wanted to wake up `late` seconds ago; the process has had `ran` seconds of CPU time meanwhile."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            return
+        try:
+            window = between(self._reading, self._clocks.read(monotonic()))
+        finally:
+            self._lock.release()
+        late -= window.starved
+        others = min(ran, window.process - (window.loop or 0.0))
+        if late < self._view.threshold() or others < 0.5 * late:  # stopped, or without a core
+            return
+        emit(reports.overslept(late, self._other(window.busiest)), every_time=self._view.debug())
 
     # -- one callback --------------------------------------------------------------------------------------------------
 
@@ -105,18 +155,16 @@ class LoopWatcher:
         since = tick.now
         if glance.began is not None:
             since = glance.began if glance.first else max(glance.began, tick.now - tick.late)
-        collected = collections.spent.get(self._clocks.ident, 0.0)
         lateness = Lateness().plus(tick.late, tick.kept_out)
-        self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, collected, lateness)
+        self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, lateness)
         return self._episode
 
     def _judge(self, episode: Episode, glance: Glance, reading: Reading, tick: Tick, mark: float) -> None:
         elapsed = tick.now - episode.since
         window = between(episode.before, reading)
-        if elapsed - window.starved - episode.lateness.stopped < mark:
+        if elapsed - window.starved - episode.lateness.stopped < mark or self._clocks.starves():
             return
-        collecting = collections.spent.get(self._clocks.ident, 0.0) - episode.collected
-        cause = cause_of(elapsed, window, episode.lateness, collecting)
+        cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
         if innocent.excused(glance.frame, glance.base, cause, elapsed, self._view.threshold(), tick.now - self._started):
             return
