@@ -41,7 +41,7 @@ def offloaded(site: Site, to: Literal["thread", "process"]) -> str | None:
 
 def _could_be_pickled(call: ast.Call) -> bool:
     """Could the function and its arguments go to another process, as far as their source tells?"""
-    return not any(isinstance(each, (ast.Lambda, ast.GeneratorExp, ast.Await, ast.Yield)) for each in ast.walk(call))
+    return not any(isinstance(each, (ast.Lambda, ast.GeneratorExp)) for each in ast.walk(call))
 
 
 def _source_of(site: Site) -> str | None:

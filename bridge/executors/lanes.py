@@ -15,7 +15,6 @@ from bridge.loop.hosts import current_host
 from bridge.loop.runner import check_lanes
 from bridge.threads.host import Host
 
-
 #: Takes a tenth of a second and more to import.
 _PROCESSES = "bridge.executors.process.executor"
 

@@ -14,15 +14,12 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 from math import ceil
-from time import monotonic, process_time
 from typing import Any
 
 from bridge.diagnostics.watchdog import watchdog
 
 #: Wake-up bytes that may lie in the self-pipe.
 UNREAD = 64
-#: Seconds for which a reading of the process's CPU time will do; it is too dear for each nap.
-_FRESH = 0.05
 
 
 class Sleeper:
@@ -33,9 +30,6 @@ class Sleeper:
         self._ready: deque[Any] = loop._ready
         self._poll: Callable[[float | None], Any] = selector.select
         self._naps = 0
-        #: Called with how many seconds later than its timer the loop woke up, and the CPU time that the process had.
-        self.on_oversleep: Callable[[float, float], None] | None = None
-        self._cpu_read = self._cpu = 0.0
         self.selector: selectors.BaseSelector = selector
         self.register: Callable[..., selectors.SelectorKey] = selector.register
         self.unregister: Callable[..., selectors.SelectorKey] = selector.unregister
@@ -47,8 +41,6 @@ class Sleeper:
     def select(self, timeout: float | None = None) -> Any:
         if timeout is not None and timeout <= 0:
             return self._poll(timeout)
-        if timeout is not None and self.on_oversleep is not None:
-            return self._sleep_until(monotonic() + timeout, timeout)
         loop = self._loop
         self._naps = nap = self._naps + 1
         loop._nap = nap
@@ -58,23 +50,6 @@ class Sleeper:
             loop._nap = 0
             if watchdog.parked:
                 watchdog.wake()
-
-    def _sleep_until(self, due: float, timeout: float) -> Any:
-        """The same, with a look at the clock: somebody wants to know if it becomes late."""
-        if due - timeout - self._cpu_read > _FRESH:
-            self._cpu_read, self._cpu = due - timeout, process_time()
-        loop = self._loop
-        self._naps = nap = self._naps + 1
-        loop._nap = nap
-        try:
-            return self._poll(0 if self._ready else timeout)
-        finally:
-            loop._nap = 0
-            if watchdog.parked:
-                watchdog.wake()
-            late = monotonic() - due
-            if late > loop.slow_callback_duration and self.on_oversleep is not None:
-                self.on_oversleep(late, process_time() - self._cpu)
 
 
 class EpollSleeper(Sleeper):

@@ -7,6 +7,7 @@ each thread, and lets go of the GIL once (where /proc tells how long the loop's 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import NamedTuple
@@ -20,13 +21,14 @@ _MOST_THREADS = 200
 
 class Reading(NamedTuple):
     """Seconds: `at` as time.monotonic, CPU time of the loop's thread and of the process, time for which the loop's
-    thread was ready to run and got no core, or collected garbage; CPU time of the other threads by ident. None: not
-    known."""
+    thread was ready to run and got no core, or collected garbage; CPU time of the other threads by ident. `slices` is
+    how often the loop's thread was given a core. None: not known."""
 
     at: float
     loop: float | None
     process: float
     starved: float | None
+    slices: int | None
     collecting: float
     others: dict[int, float]
 
@@ -39,7 +41,26 @@ class Window(NamedTuple):
     process: float
     starved: float
     collecting: float
+    slices: int
     busiest: tuple[int, float] | None
+
+
+#: CPU time of a thread that has a core only to ask for the GIL, in seconds for each time; more than it ever takes.
+_ASKING = 0.0005
+
+
+def held_up(window: Window, kept_out: float | None) -> float:
+    """Seconds for which the loop's thread waited for the GIL, no more than that, within a window.
+
+    Whoever waits for the GIL wakes up at each switch interval to ask for it. The loop's thread has done so if it was
+    given a core as often, for next to nothing, while the watchdog was kept out likewise (`kept_out`; None: the watchdog
+    slept until the loop woke up, so that all of the window was one sleep).
+    """
+    asked = max(0, window.slices - 2) * sys.getswitchinterval()
+    waited = min(asked, window.wall if kept_out is None else kept_out)
+    idle = window.loop is not None and window.loop < _ASKING * window.slices + 0.1 * waited
+    others = window.process - (window.loop or 0.0)
+    return waited if idle and asked >= 0.6 * (kept_out or 0.0) and others >= 0.5 * waited else 0.0
 
 
 class LoopClocks:
@@ -64,13 +85,15 @@ class LoopClocks:
 
     def read(self, now: float) -> Reading:
         """The clocks as they are."""
+        starved, slices = self._schedule_now()
         return Reading(
-            now,
-            cpu_seconds(self._clock),
-            time.process_time(),
-            self._starved(),
-            collections.spent(self.ident),
-            self._others(),
+            at=now,
+            loop=cpu_seconds(self._clock),
+            process=time.process_time(),
+            starved=starved,
+            slices=slices,
+            collecting=collections.spent(self.ident),
+            others=self._others(),
         )
 
     def starves(self) -> bool:
@@ -80,14 +103,15 @@ class LoopClocks:
             return False
         return cpu_seconds(self._clock) == before
 
-    def _starved(self) -> float | None:
+    def _schedule_now(self) -> tuple[float, int] | tuple[None, None]:
         schedule = self._schedule
         if schedule is None:
-            return None
+            return None, None
         try:
-            return int(os.pread(schedule, 100, 0).split()[1]) * 1e-9
-        except (OSError, ValueError, IndexError):  # closed meanwhile
-            return None
+            _, waited, slices = os.pread(schedule, 100, 0).split()
+            return int(waited) * 1e-9, int(slices)
+        except (OSError, ValueError):  # closed meanwhile
+            return None, None
 
     def _others(self) -> dict[int, float]:
         others = {}
@@ -111,6 +135,7 @@ def between(before: Reading, after: Reading) -> Window:
         loop=None if after.loop is None or before.loop is None else after.loop - before.loop,
         process=after.process - before.process,
         collecting=after.collecting - before.collecting,
+        slices=0 if after.slices is None or before.slices is None else after.slices - before.slices,
         starved=0.0 if after.starved is None or before.starved is None else after.starved - before.starved,
         busiest=None if busiest is None else (busiest, ran[busiest]),
     )

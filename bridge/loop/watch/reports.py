@@ -64,17 +64,17 @@ def stalled(glance: Glance, elapsed: float, ranked: list[tuple[str, Place | None
     )
 
 
-def overslept(late: float, other: FrameType | None) -> Event:
-    """BRG104: the loop woke up `late` seconds after its timer, because another thread held the GIL; in frame `other`."""
+def held_up(seconds: float, other: FrameType | None) -> Event:
+    """BRG104: the loop's thread could not run, because another thread held the GIL; in frame `other`."""
     stack = None if other is None else capture(other)
     place = None if stack is None else stack.place
     return Event(
         code="BRG104",
-        headline=f"the loop woke up {milliseconds(late)} late: another thread held the GIL, at {_at(place)}",
+        headline=f"the loop could not run for {milliseconds(seconds)}: another thread held the GIL, at {_at(place)}",
         details=() if stack is None else ("stack, innermost first:", *_indented(stack.lines())),
         advice=_advice(stack, Cause.OTHER_THREAD) if stack is not None else "",
         place=place,
-        attributes={"bridge.duration": late, "bridge.cause": Cause.OTHER_THREAD.name.lower()},
+        attributes={"bridge.duration": seconds, "bridge.cause": Cause.OTHER_THREAD.name.lower()},
     )
 
 

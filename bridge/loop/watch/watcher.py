@@ -6,9 +6,8 @@
          ── another one? ──> the episode has ended ──> BRG102, if it was reported
 
 Owner of all of it is the watchdog's thread, while the loop runs; the loop is asked nothing. When it stops, its thread
-ends what has been seen (`pause`), so that nothing is reported later than that, and when it has slept for too long it says so
-(`overslept`): these take turns with a look by `_lock`. Neither waits for it for ever: a handler of log records that waits
-for the loop would otherwise wait for itself.
+ends what has been seen (`pause`), so that nothing is reported later than that; `_lock` lets it wait for a look that has
+begun, but not for ever: a handler of log records that waits for the loop would otherwise wait for itself.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.causes import Cause, Lateness, cause_of
 from bridge.loop.watch.garbage import CALLBACK, collections
-from bridge.loop.watch.readings import LoopClocks, Reading, between
+from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
 from bridge.loop.watch.views import Glance, View
 
 #: Looks in a row at a sleeping loop after which there is nothing to see.
@@ -46,6 +45,7 @@ class Episode:
         self.since = since
         self.before = before
         self.lateness = lateness
+        self.held_up = 0.0  # by another thread, in seconds
         self.mark = 0  # reported for threshold * 2**(mark-1)
         self.logged = False
         self.place: Place | None = None
@@ -65,6 +65,7 @@ class LoopWatcher:
         self._turn_since = now
         self._samples: list[tuple[str, Place | None]] = []
         self._at_rest = 0
+        self._parked = False
         self._lock = Lock()
 
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
@@ -82,9 +83,9 @@ class LoopWatcher:
         if glance is None:
             self._end_turn(tick)
             self._at_rest += 1
-            self._reading = self._clocks.read(tick.now)
-            may_rest = self._at_rest >= _RESTING and (self._view.wakes or not self.running)
-            return None if may_rest else threshold / 2
+            self._read(tick, threshold)
+            self._parked = self._at_rest >= _RESTING and (self._view.wakes or not self.running)
+            return None if self._parked else threshold / 2
         self._at_rest = 0
         if not glance.in_turn_of(self._turn):
             self._end_turn(tick)
@@ -100,6 +101,16 @@ class LoopWatcher:
         if frame is not None and frame.f_code is CALLBACK:
             frame = frame.f_back
         return None if frame is None else self._view.glance(frame)
+
+    def _read(self, tick: Tick, threshold: float) -> float:
+        """Read the clocks; the seconds for which another thread has held the loop up since they were read last."""
+        before, self._reading = self._reading, self._clocks.read(tick.now)
+        window = between(before, self._reading)
+        was_parked, self._parked = self._parked, False
+        held_up_for = held_up(window, None if was_parked else tick.kept_out)
+        if held_up_for >= threshold:
+            emit(reports.held_up(held_up_for, self._other(window.busiest)), every_time=self._view.debug())
+        return held_up_for
 
     # -- in the loop's thread ------------------------------------------------------------------------------------------
 
@@ -117,20 +128,6 @@ class LoopWatcher:
             finally:
                 self._lock.release()
 
-    def overslept(self, late: float, ran: float) -> None:
-        """The loop wanted to wake up `late` seconds ago; the process has had `ran` seconds of CPU time meanwhile."""
-        if not self._lock.acquire(timeout=_PATIENCE):
-            return
-        try:
-            window = between(self._reading, self._clocks.read(monotonic()))
-        finally:
-            self._lock.release()
-        late -= window.starved
-        others = min(ran, window.process - (window.loop or 0.0))
-        if late < self._view.threshold() or others < 0.5 * late:  # stopped, or without a core
-            return
-        emit(reports.overslept(late, self._other(window.busiest)), every_time=self._view.debug())
-
     # -- one callback --------------------------------------------------------------------------------------------------
 
     def _continue(self, glance: Glance, tick: Tick, threshold: float) -> float:
@@ -140,11 +137,10 @@ class LoopWatcher:
             episode = self._begin(glance, tick)
         else:
             episode.lateness = episode.lateness.plus(tick.late, tick.kept_out)
-        reading = self._clocks.read(tick.now)
-        self._reading = reading
+        episode.held_up += self._read(tick, threshold)
         mark: float = threshold * 2**episode.mark
         if tick.now - episode.since >= mark:
-            self._judge(episode, glance, reading, tick, mark)
+            self._judge(episode, glance, tick, mark)
         elif tick.now - self._turn_since >= threshold and glance.callbacks > 1:
             return self._sample(glance)
         if episode.mark:
@@ -159,10 +155,10 @@ class LoopWatcher:
         self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, lateness)
         return self._episode
 
-    def _judge(self, episode: Episode, glance: Glance, reading: Reading, tick: Tick, mark: float) -> None:
+    def _judge(self, episode: Episode, glance: Glance, tick: Tick, mark: float) -> None:
         elapsed = tick.now - episode.since
-        window = between(episode.before, reading)
-        if elapsed - window.starved - episode.lateness.stopped < mark or self._clocks.starves():
+        window = between(episode.before, self._reading)
+        if elapsed - window.starved - episode.lateness.stopped - episode.held_up < mark or self._clocks.starves():
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)

@@ -69,9 +69,4 @@ def watch_of(loop: AbstractEventLoop, old: Watch | None) -> Watch:
         if old.serves():
             return old
         old.close()
-    sleeper = getattr(loop, "_selector", None)
-    wakes = isinstance(sleeper, Sleeper)
-    watch = Watch(AsyncioView(loop, wakes))
-    if isinstance(sleeper, Sleeper):
-        sleeper.on_oversleep = watch.watcher.overslept
-    return watch
+    return Watch(AsyncioView(loop, wakes=isinstance(getattr(loop, "_selector", None), Sleeper)))
