@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bridge.loop.background import background_loop as background_loop
     from bridge.loop.event_loop import new_event_loop as new_event_loop
     from bridge.loop.runner import run as run
+    from bridge.loop.watch.foreign_loops import watch as watch
     from bridge.offloading import map as map  # noqa: A004
     from bridge.offloading import offload as offload
     from bridge.offloading import stream as stream
@@ -79,6 +80,7 @@ _HOME = {
     "syncify": "bridge.portals",
     "to_process": "bridge.offloading",
     "to_thread": "bridge.offloading",
+    "watch": "bridge.loop.watch.foreign_loops",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

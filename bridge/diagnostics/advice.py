@@ -26,14 +26,17 @@ def called_at(site: Site) -> ast.Call | None:
     return tree if isinstance(tree, ast.Call) else None
 
 
-def offloaded(site: Site, to: Literal["thread", "process"]) -> str | None:
-    """`await bridge.to_thread(function, arguments)` for the call at `site`; None if such a call would not work."""
+def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyncio") -> str | None:
+    """`await bridge.to_thread(function, arguments)` for the call at `site`; None if such a call would not work.
+
+    `library` is the one whose `sleep` is meant.
+    """
     call = called_at(site)
     if call is None or (to == "process" and not _could_be_pickled(call)):
         return None
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
-        return f"await asyncio.sleep({', '.join(map(ast.unparse, call.args))})"
+        return f"await {library}.sleep({', '.join(map(ast.unparse, call.args))})"
     arguments = [ast.unparse(each) for each in (*call.args, *call.keywords)]
     line = f"await bridge.to_{to}({', '.join([function, *arguments])})"
     return line if len(line) <= _LONGEST else f"await bridge.to_{to}({function}, ...)"

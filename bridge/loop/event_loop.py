@@ -149,6 +149,16 @@ class EventLoop(StockLoop):
         finally:
             watch.pause()
 
+    @property
+    def is_watched(self) -> bool:
+        """Does it have itself watched, while it runs?"""
+        return self._diagnostics
+
+    @property
+    def calls_the_watchdog(self) -> bool:
+        """Does it say so when it wakes up, if nobody has looked at it for a while?"""
+        return self._bridge_door is not None
+
     # -- the door ------------------------------------------------------------------------------------------------------
 
     def _post(self, item: Item) -> None:

@@ -34,7 +34,7 @@ def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | Non
         code="BRG101",
         headline=f"the loop has been blocked for {milliseconds(elapsed)}{by} at {where}",
         details=(f"cause: {cause.value}", *_task(glance), "stack, innermost first:", *_indented(stack.lines())),
-        advice=_advice(stack, cause),
+        advice=_advice(stack, cause, _library(glance)),
         place=place,
         attributes={"bridge.duration": elapsed, "bridge.cause": cause.name.lower(), **_attributes(glance)},
     )
@@ -97,15 +97,20 @@ def _indented(lines: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"  {line}" for line in lines)
 
 
-def _advice(stack: Stack, cause: Cause) -> str:
+def _library(glance: Glance) -> str:
+    return "asyncio" if glance.task is None or isinstance(glance.task, asyncio.Task) else "trio"
+
+
+def _advice(stack: Stack, cause: Cause, library: str = "asyncio") -> str:
     if cause is Cause.GARBAGE:
         return "gc.freeze() when the program has started, or keep fewer objects that refer to one another"
     to = "process" if cause.burns_cpu else "thread"
     site = stack.awaiting or stack.blamed
     own_code = cause is Cause.PYTHON and stack.sites[:1] == (site,)  # whatever it calls just now is short
-    line = offloaded(site, "process" if cause.burns_cpu else "thread") if site is not None and not own_code else None
-    if line is not None:
-        return line
+    if site is not None and not own_code:
+        line = offloaded(site, "process" if cause.burns_cpu else "thread", library)
+        if line is not None:
+            return line
     function = place_of(site).function.rpartition(".")[2] if site is not None else "function"
     return f"move what blocks out of {function} into a function, and await bridge.to_{to}(that_function, ...)"
 

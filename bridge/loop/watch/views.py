@@ -7,6 +7,7 @@ Two glances with the same `turn` were taken in one iteration of the loop, with t
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
@@ -120,14 +121,16 @@ class AsyncioView(View):
 class OpaqueView(View):
     """A loop that is not written in Python (uvloop): all that can be seen is whether it has called into Python.
 
-    A turn lasts until the loop has answered a call: one is sent whenever it is seen busy and none is on its way.
+    A turn lasts until the loop has answered a call: one is sent whenever it is seen busy and none is on its way. The
+    answer is called by the loop itself, so its caller's frame is the one that runs the loop.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, base: FrameType | None):
+    def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
-        self._base = base
+        self._base: FrameType | None = None
         self._turn = 0
-        self._asked = False
+        self._asked = True
+        loop.call_soon(self._answer)
 
     def threshold(self) -> float:
         return float(getattr(self._loop, "slow_callback_duration", THRESHOLD))
@@ -136,6 +139,8 @@ class OpaqueView(View):
         return bool(self._loop.get_debug())
 
     def glance(self, frame: FrameType) -> Glance | None:
+        if self._base is None:
+            return None
         base, inner = _outwards(frame, lambda each: each is self._base)
         if base is None or inner is None:
             return None
@@ -149,6 +154,7 @@ class OpaqueView(View):
         return Glance(turn=self._turn, callback=task, frame=frame, base=base, task=task)
 
     def _answer(self) -> None:
+        self._base = sys._getframe(1)
         self._turn += 1
         self._asked = False
 
@@ -156,8 +162,8 @@ class OpaqueView(View):
 class TrioView(View):
     """A trio run: the variables of its scheduler's generator say which batch of tasks is run, and which of them."""
 
-    def __init__(self, run_code: Any, threshold: float):
-        self._run_code = run_code
+    def __init__(self, threshold: float):
+        self._scheduler = sys.modules["trio._core._run"].unrolled_run.__code__
         self._threshold = threshold
 
     def threshold(self) -> float:
@@ -167,14 +173,14 @@ class TrioView(View):
         return False
 
     def glance(self, frame: FrameType) -> Glance | None:
-        base, inner = _outwards(frame, lambda each: each.f_code is self._run_code)
-        if base is None or inner is None or inner.f_code.co_name == "get_events":
+        base, inner = _outwards(frame, lambda each: each.f_code is self._scheduler)
+        if base is None or inner is None:
             return None
         local = base.f_locals
         batch, task = local.get("batch"), local.get("task")
         if batch is None or task is None:
             return None
-        return Glance(turn=_Same(batch), callback=task, frame=frame, base=base, callbacks=len(batch), task=task)
+        return Glance(turn=_Same(batch), callback=task, frame=frame, base=base, task=task)
 
 
 class _Same:

@@ -141,7 +141,7 @@ class LoopWatcher:
         mark: float = threshold * 2**episode.mark
         if tick.now - episode.since >= mark:
             self._judge(episode, glance, tick, mark)
-        elif tick.now - self._turn_since >= threshold and glance.callbacks > 1:
+        elif tick.now - self._turn_since >= threshold and glance.callbacks != 1:
             return self._sample(glance)
         if episode.mark:
             return min(_CLOSE_LOOK, threshold / 2)
