@@ -52,6 +52,14 @@ class Stack(NamedTuple):
         foreign = (site for site in coroutines if not is_stdlib(site[0].co_filename))
         return next((each for choice in (own, foreign) for each in choice), None)
 
+    @property
+    def outermost_coroutine(self) -> Site | None:
+        """The coroutine that all others run in, of those that are not bridge's or the standard library's."""
+        sites = (site for site in reversed(self.sites) if site[0].co_flags & _AWAITS)
+        return next(
+            (site for site in sites if not is_bridges(site[0].co_filename) and not is_stdlib(site[0].co_filename)), None
+        )
+
     def lines(self) -> tuple[str, ...]:
         """One line a frame, innermost first; frames of installed files that follow one another are one line."""
         lines: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge.diagnostics.advice import offloaded
 from bridge.diagnostics.events import AttributeValue, Event
-from bridge.diagnostics.places import Place, place_of
+from bridge.diagnostics.places import PLUMBING, Place, place_of
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.loop.watch.causes import Cause
 from bridge.loop.watch.views import Glance
@@ -33,7 +33,7 @@ def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | Non
     return Event(
         code="BRG101",
         headline=f"the loop has been blocked for {milliseconds(elapsed)}{by} at {where}",
-        details=(f"cause: {cause.value}", *_task(glance), "stack, innermost first:", *_indented(stack.lines())),
+        details=(f"cause: {cause.value}", *_task(glance, stack), "stack, innermost first:", *_indented(stack.lines())),
         advice=_advice(stack, cause, _library(glance)),
         place=place,
         attributes={"bridge.duration": elapsed, "bridge.cause": cause.name.lower(), **_attributes(glance)},
@@ -78,11 +78,12 @@ def held_up(seconds: float, other: FrameType | None) -> Event:
     )
 
 
-def what_runs(glance: Glance) -> str:
-    """The coroutine of the task, or the callback."""
+def what_runs(glance: Glance, stack: Stack) -> str:
+    """The coroutine of the task, or the callback; of the coroutines that carry one another, the application's own."""
     coro = _coroutine(glance.task)
     if coro is not None:
-        return getattr(coro, "__qualname__", type(coro).__name__)
+        outermost = stack.outermost_coroutine
+        return outermost[0].co_qualname if outermost else getattr(coro, "__qualname__", type(coro).__name__)
     callback = getattr(glance.callback, "_callback", None)
     return name_of(callback) if callback is not None else "a callback"
 
@@ -121,14 +122,14 @@ def _coroutine(task: Any) -> Any:
     return task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
 
 
-def _task(glance: Glance) -> tuple[str, ...]:
+def _task(glance: Glance, stack: Stack) -> tuple[str, ...]:
     task = glance.task
     if task is None:
-        return (f"callback {what_runs(glance)}",)
+        return (f"callback {what_runs(glance, stack)}",)
     name = task.get_name() if isinstance(task, asyncio.Task) else getattr(task, "name", "?")
     origin = getattr(_coroutine(task), "cr_origin", None)
-    spawned = f", spawned at {Place(origin[0][0], origin[0][1], origin[0][2])}" if origin else ""
-    return (f"task {name!r} running {what_runs(glance)}{spawned}",)
+    spawned = f", spawned at {Place(*origin[0])}" if origin and not origin[0][0].startswith(PLUMBING) else ""
+    return (f"task {name!r} running {what_runs(glance, stack)}{spawned}",)
 
 
 def _attributes(glance: Glance) -> dict[str, AttributeValue]:

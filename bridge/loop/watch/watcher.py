@@ -185,7 +185,8 @@ class LoopWatcher:
 
     def _sample(self, glance: Glance) -> float:
         if len(self._samples) < _MOST_SAMPLES:
-            self._samples.append((reports.what_runs(glance), capture(glance.frame, glance.base).place))
+            stack = capture(glance.frame, glance.base)
+            self._samples.append((reports.what_runs(glance, stack), stack.place))
         return _SAMPLE
 
     def _end_turn(self, tick: Tick) -> None:
