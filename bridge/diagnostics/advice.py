@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import ast
 import linecache
+from functools import lru_cache
 from itertools import islice
+from textwrap import dedent
 from typing import Literal
 
-from bridge.diagnostics.places import Site
+from bridge.diagnostics.places import Place, Site
 
 #: Longer calls are shortened to their function's name.
 _LONGEST = 100
+#: Lines that are read for the end of one statement.
+_MOST_LINES = 10
 
 
 def called_at(site: Site) -> ast.Call | None:
@@ -40,6 +44,38 @@ def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyn
     arguments = [ast.unparse(each) for each in (*call.args, *call.keywords)]
     line = f"await bridge.to_{to}({', '.join([function, *arguments])})"
     return line if len(line) <= _LONGEST else f"await bridge.to_{to}({function}, ...)"
+
+
+@lru_cache(maxsize=512)
+def awaited(place: Place, name: str) -> str | None:
+    """`await` before the call of the async function `name` that begins at `place`; None if none is found there."""
+    for last in range(place.line, place.line + _MOST_LINES):
+        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
+        tree = _parsed(dedent("".join(lines)).strip())
+        if tree is None:
+            continue
+        calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call))
+        call = next((each for each in calls if _last_name(each.func) == name), None)
+        if call is None:
+            return None
+        line = f"await {ast.unparse(call)}"
+        return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
+    return None
+
+
+def _parsed(text: str) -> ast.AST | None:
+    """A statement, or the head of one, such as `if fetch():`."""
+    for before, behind in (("", ""), ("", "\n    pass"), ("if 0: pass\n", "\n    pass"), ("(", ")")):
+        try:
+            return ast.parse(f"{before}{text}{behind}")
+        except (SyntaxError, ValueError):
+            continue
+    return None
+
+
+def _last_name(function: ast.expr) -> str | None:
+    """`close` of `self.connection.close`."""
+    return getattr(function, "attr", None) or getattr(function, "id", None)
 
 
 def _could_be_pickled(call: ast.Call) -> bool:

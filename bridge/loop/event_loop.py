@@ -36,6 +36,7 @@ from anyio import Event, move_on_after
 
 from bridge.diagnostics.switch import wanted
 from bridge.errors import LoopClosed
+from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import host_of
 from bridge.loop.sleeper import EpollSleeper, Sleeper
 from bridge.loop.watch.watching import Watch, watch_of
@@ -145,7 +146,8 @@ class EventLoop(StockLoop):
         watch = self._watch = watch_of(self, self._watch)
         watch.resume()
         try:
-            super().run_forever()
+            with RemembersOrigins():
+                super().run_forever()
         finally:
             watch.pause()
 
