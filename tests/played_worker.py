@@ -239,6 +239,7 @@ class Crew:
     """What a crew does about portal calls, on `host`'s thread: look, in turns, and hand over outside of them."""
 
     def __init__(self, host: Host, member: Member):
+        self.name = "played"
         self.host = host
         self.member = member
         self.roster = Roster()
