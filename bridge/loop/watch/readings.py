@@ -70,6 +70,8 @@ class LoopClocks:
         self.ident: int = threading.get_ident()
         self._native_id = threading.get_native_id()
         self._clock: ThreadClock | None = clock_of(self._native_id)
+        self._ran: float | None = None
+        self._ran_at = self._read_at = time.monotonic()
         self._schedule: int | None = None
         try:
             path = f"/proc/self/task/{self._native_id}/schedstat"
@@ -86,9 +88,13 @@ class LoopClocks:
     def read(self, now: float) -> Reading:
         """The clocks as they are."""
         starved, slices = self._schedule_now()
+        loop = cpu_seconds(self._clock)
+        if loop != self._ran:  # at some time since the last reading, perhaps right after it
+            self._ran, self._ran_at = loop, self._read_at
+        self._read_at = now
         return Reading(
             at=now,
-            loop=cpu_seconds(self._clock),
+            loop=loop,
             process=time.process_time(),
             starved=starved,
             slices=slices,
@@ -96,12 +102,13 @@ class LoopClocks:
             others=self._others(),
         )
 
-    def starves(self) -> bool:
-        """Is the loop's thread ready to run at this moment, and gets no core? False where that is not known."""
+    def starving(self, now: float) -> float:
+        """Seconds for which the loop's thread has been ready to run and got no core, up to now: those that the kernel
+        counts only when the thread runs again. 0 where that is not known."""
         before = cpu_seconds(self._clock)
-        if before is None or not is_runnable(self._native_id):
-            return False
-        return cpu_seconds(self._clock) == before
+        if before is None or not is_runnable(self._native_id) or cpu_seconds(self._clock) != before:
+            return 0.0
+        return now - self._ran_at
 
     def _schedule_now(self) -> tuple[float, int] | tuple[None, None]:
         schedule = self._schedule

@@ -158,7 +158,8 @@ class LoopWatcher:
     def _judge(self, episode: Episode, glance: Glance, tick: Tick, mark: float) -> None:
         elapsed = tick.now - episode.since
         window = between(episode.before, self._reading)
-        if elapsed - window.starved - episode.lateness.stopped - episode.held_up < mark or self._clocks.starves():
+        excused = window.starved + episode.lateness.stopped + episode.held_up
+        if elapsed - excused < mark or elapsed - excused - self._clocks.starving(tick.now) < mark:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
