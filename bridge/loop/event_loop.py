@@ -140,7 +140,7 @@ class EventLoop(StockLoop):
 
     def run_forever(self) -> None:
         """As in asyncio; with diagnostics on, it is watched for as long as it runs."""
-        if not self._diagnostics:
+        if not self._diagnostics or self._closed or self.is_running():  # the latter two raise
             super().run_forever()
             return
         watch = self._watch = watch_of(self, self._watch)

@@ -11,7 +11,7 @@ watched by nobody there: the child makes its own.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from threading import get_ident
+from threading import get_native_id
 from time import monotonic
 
 from bridge.diagnostics.watchdog import watchdog
@@ -26,7 +26,7 @@ class Watch:
     """One loop, watched while it runs in the thread that made this."""
 
     def __init__(self, view: View):
-        self._ident = get_ident()
+        self._thread = get_native_id()  # idents are given to new threads at once
         self._generation = watchdog.generation
         self._clocks = LoopClocks()
         self._closed = False
@@ -36,7 +36,7 @@ class Watch:
 
     def serves(self) -> bool:
         """Can it be used in the calling thread, of this process?"""
-        return self._ident == get_ident() and self._generation == watchdog.generation
+        return self._thread == get_native_id() and self._generation == watchdog.generation
 
     def resume(self) -> None:
         """The loop begins to run."""
