@@ -58,6 +58,11 @@ class Lateness(NamedTuple):
             self.stopped + stopped,
         )
 
+    def within(self, seconds: float) -> Lateness:
+        """As much of it as fits into the last `seconds`."""
+        kept_out = None if self.kept_out is None else min(self.kept_out, seconds)
+        return self._replace(late=min(self.late, seconds), kept_out=kept_out, stopped=min(self.stopped, seconds))
+
 
 def cause_of(elapsed: float, window: Window, lateness: Lateness) -> Cause:
     """Why the last `elapsed` seconds were spent in one callback."""

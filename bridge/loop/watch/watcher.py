@@ -33,6 +33,8 @@ _RESTING = 3
 _CLOSE_LOOK = 0.01
 #: Seconds for which a loop that stops waits for a look at it.
 _PATIENCE = 1.0
+#: Seconds between looks at the most, whatever the threshold; it may be lowered meanwhile.
+_SELDOM = 1.0
 #: Seconds between looks at a turn of many callbacks, and how many of these are enough.
 _SAMPLE, _MOST_SAMPLES = 0.002, 200
 
@@ -73,18 +75,19 @@ class LoopWatcher:
     def look(self, tick: Tick) -> float | None:
         """As `Watcher.look`."""
         with self._lock:
-            return self._look(tick)
+            wait = self._look(tick)
+        return None if wait is None else min(wait, _SELDOM)
 
     def _look(self, tick: Tick) -> float | None:
         if not self.running and self._at_rest >= _RESTING:
             return None
-        threshold = max(0.001, self._view.threshold())
+        threshold = self._threshold()
         glance = self._glance()
         if glance is None:
             self._end_turn(tick)
             self._at_rest += 1
             self._read(tick, threshold)
-            self._parked = self._at_rest >= _RESTING and (self._view.wakes or not self.running)
+            self._parked = self._at_rest >= _RESTING and self._will_call()
             return None if self._parked else threshold / 2
         self._at_rest = 0
         if not glance.in_turn_of(self._turn):
@@ -93,6 +96,13 @@ class LoopWatcher:
         wait = self._continue(glance, tick, threshold)
         self._turn = glance._replace(frame=glance.base)  # the callback's frames are not to be kept alive
         return wait
+
+    def _threshold(self) -> float:
+        return max(0.001, self._view.threshold())
+
+    def _will_call(self) -> bool:
+        """Will the loop call the watchdog before it runs a callback? Not while it only polls, between two turns."""
+        return not self.running or (self._view.wakes and self._view.asleep())
 
     def _glance(self) -> Glance | None:
         if not self.running or self._view.asleep():
@@ -108,7 +118,7 @@ class LoopWatcher:
         window = between(before, self._reading)
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
-        if held_up_for >= threshold:
+        if held_up_for >= threshold and self.running:
             emit(reports.held_up(held_up_for, self._other(window.busiest)), every_time=self._view.debug())
         return held_up_for
 
@@ -116,13 +126,15 @@ class LoopWatcher:
 
     def resume(self) -> None:
         """The loop begins to run."""
+        if self._at_rest >= _RESTING:  # what its thread has done since the last look was not in the loop
+            self._reading, self._parked = self._clocks.read(monotonic()), False
         self._at_rest = 0
         self.running = True
 
     def pause(self) -> None:
         """The loop has stopped: what was seen until now has ended."""
         self.running = False
-        if self._turn is not None and self._lock.acquire(timeout=_PATIENCE):
+        if (self._turn is not None or self._lock.locked()) and self._lock.acquire(timeout=_PATIENCE):
             try:
                 self._end_turn(Tick(monotonic()))
             finally:
@@ -140,32 +152,35 @@ class LoopWatcher:
         episode.held_up += self._read(tick, threshold)
         mark: float = threshold * 2**episode.mark
         if tick.now - episode.since >= mark:
-            self._judge(episode, glance, tick, mark)
+            self._judge(episode, glance, tick, threshold)
         elif tick.now - self._turn_since >= threshold and glance.callbacks != 1:
             return self._sample(glance)
         if episode.mark:
             return min(_CLOSE_LOOK, threshold / 2)
-        return min(threshold / 2, max(0.001, episode.since + mark - tick.now))
+        left = episode.since + mark - tick.now
+        if left <= 0:  # excused
+            return threshold / 10
+        return min(threshold / 2, max(0.001, left))
 
     def _begin(self, glance: Glance, tick: Tick) -> Episode:
         since = tick.now
         if glance.began is not None:
             since = glance.began if glance.first else max(glance.began, tick.now - tick.late)
-        lateness = Lateness().plus(tick.late, tick.kept_out)
+        lateness = Lateness().plus(tick.late, tick.kept_out).within(tick.now - since)
         self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, lateness)
         return self._episode
 
-    def _judge(self, episode: Episode, glance: Glance, tick: Tick, mark: float) -> None:
-        elapsed = tick.now - episode.since
+    def _judge(self, episode: Episode, glance: Glance, tick: Tick, threshold: float) -> None:
+        elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
         window = between(episode.before, self._reading)
         excused = window.starved + episode.lateness.stopped + episode.held_up
         if elapsed - excused < mark or elapsed - excused - self._clocks.starving(tick.now) < mark:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
-        if innocent.excused(glance.frame, glance.base, cause, elapsed, self._view.threshold(), tick.now - self._started):
+        if innocent.excused(glance.frame, glance.base, cause, elapsed, threshold, tick.now - self._started):
             return
-        while elapsed >= self._view.threshold() * 2**episode.mark:
+        while elapsed >= threshold * 2**episode.mark:
             episode.mark += 1
         collected = collections.stacks.get(self._clocks.ident) if cause is Cause.GARBAGE else None
         other = self._other(window.busiest) if cause is Cause.OTHER_THREAD else None
