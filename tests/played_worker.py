@@ -165,6 +165,7 @@ class HomeJob:
         self.origin = origin
         there = origin is not None and not origin.runs_here()
         self.context = contextvars.Context() if there else contextvars.copy_context()
+        self.queued_at = 0.0
         self.call: Any = None
         self.cancelling: Any = None
 

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError as ThreadCancelled
 from contextvars import Context, copy_context
 from time import monotonic
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
@@ -38,6 +39,7 @@ from bridge.diagnostics.switch import wanted
 from bridge.errors import LoopClosed
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import host_of
+from bridge.loop.lost import attend, report
 from bridge.loop.sleeper import EpollSleeper, Sleeper
 from bridge.loop.watch.watching import Watch, watch_of
 from bridge.threads.closing import report_stuck
@@ -113,6 +115,7 @@ class EventLoop(StockLoop):
     _closed: bool
     _debug: bool
     _default_executor: Any
+    _exception_handler: Any
     _ready: deque[Any]
     _selector: Any
     _ssock: Any
@@ -129,6 +132,7 @@ class EventLoop(StockLoop):
         self._shut = False
         self._diagnostics: bool = wanted(diagnostics)
         self._watch: Watch | None = None
+        self._told = 0  # the exception context that was reported last
         super().__init__(*args)
         if _details_are_known(self):
             self._ready = _Ready(self._ready)
@@ -180,6 +184,8 @@ class EventLoop(StockLoop):
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
         ready = self._ready
+        if type(callback) is FunctionType and self._diagnostics:
+            attend(callback)
         if self._bridge_door is None or self._debug or self._shut:
             if self._shut:
                 raise LoopClosed(self._closed_message())
@@ -233,6 +239,22 @@ class EventLoop(StockLoop):
 
     def _closed_message(self) -> str:
         return f"Event loop is closed: {self!r} has ended and runs nothing any more"
+
+    # -- what it is told of --------------------------------------------------------------------------------------------
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """As in asyncio; with diagnostics on, an exception that nobody asked for is told with its lines."""
+        super().default_exception_handler(context)
+        if self._diagnostics:
+            self._told = id(context)
+            report(self, context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """As in asyncio; listeners hear of such an exception even where the program has set a handler of its own."""
+        super().call_exception_handler(context)
+        told, self._told = self._told, 0
+        if self._exception_handler is not None and self._diagnostics and told != id(context):
+            report(self, context, log=False)
 
     # -- its threads ---------------------------------------------------------------------------------------------------
 

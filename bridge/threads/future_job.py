@@ -7,13 +7,14 @@ Whether a queued job is cancelled or begun is decided by the job's claim; the fu
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, InvalidStateError
 from threading import Condition
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge.errors import ExecutorClosed
 from bridge.threads.fork import tell_after_fork
 from bridge.threads.job import Job, name_of
+from bridge.threads.lost import AttendedFuture
 
 if TYPE_CHECKING:
     from bridge.diagnostics.places import Site
@@ -54,7 +55,7 @@ class FutureJob(Job):
         withdraw_from: Callable[[Job], bool],
     ):
         super().__init__(fn, args, kwargs, origin)
-        self.future: Future[Any] = _JobFuture(self, withdraw_from)
+        self.future: AttendedFuture = _JobFuture(self, withdraw_from)
         _pending.jobs[self] = None
 
     def begin(self) -> bool:
@@ -93,7 +94,7 @@ class FutureJob(Job):
         self.future.set_running_or_notify_cancel()
 
 
-class _JobFuture(Future[Any]):
+class _JobFuture(AttendedFuture):
     def __init__(self, job: FutureJob, withdraw_from: Callable[[Job], bool]):
         super().__init__()
         self._job = job
