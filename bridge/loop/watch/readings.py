@@ -1,18 +1,17 @@
 """What the clocks say about a loop's thread and the threads beside it: the evidence from which causes are told apart.
 
 A Reading is taken at each look; the difference between two is a Window. Taking one costs a fraction of a microsecond for
-each thread, and lets go of the GIL once (where /proc tells how long the loop's thread has waited for a core).
+each thread, and does not let go of the GIL, so that all of it is of one moment.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from typing import NamedTuple
 
-from bridge.diagnostics.clocks import ThreadClock, clock_of, cpu_seconds, is_runnable
+from bridge.diagnostics.clocks import Scheduler, ThreadClock, clock_of, cpu_seconds, own_clock
 from bridge.loop.watch.garbage import collections
 
 #: Threads besides the loop's whose clocks are read.
@@ -68,57 +67,42 @@ class LoopClocks:
 
     def __init__(self) -> None:
         self.ident: int = threading.get_ident()
-        self._native_id = threading.get_native_id()
-        self._clock: ThreadClock | None = clock_of(self._native_id)
-        self._ran: float | None = None
-        self._ran_at = self._read_at = time.monotonic()
-        self._schedule: int | None = None
-        try:
-            path = f"/proc/self/task/{self._native_id}/schedstat"
-            self._schedule = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (OSError, AttributeError):  # no such system
-            pass
+        self._clock: ThreadClock | None = own_clock()
+        self._last: Reading | None = None
+        #: Seconds since it last ran, as far as they are known to be neither CPU time nor a wait for a core.
+        self._unaccounted = 0.0
+        self._scheduler = Scheduler()
 
     def close(self) -> None:
         """Take no more readings."""
-        schedule, self._schedule = self._schedule, None
-        if schedule is not None:
-            os.close(schedule)
+        self._scheduler.close()
 
     def read(self, now: float) -> Reading:
         """The clocks as they are."""
-        starved, slices = self._schedule_now()
-        loop = cpu_seconds(self._clock)
-        if loop != self._ran:  # at some time since the last reading, perhaps right after it
-            self._ran, self._ran_at = loop, self._read_at
-        self._read_at = now
-        return Reading(
+        schedule = self._scheduler.schedule()
+        reading = Reading(
             at=now,
-            loop=loop,
+            loop=cpu_seconds(self._clock),
             process=time.process_time(),
-            starved=starved,
-            slices=slices,
+            starved=None if schedule is None else schedule.waited,
+            slices=None if schedule is None else schedule.slices,
             collecting=collections.spent(self.ident),
             others=self._others(),
         )
+        if self._last is not None:
+            window = between(self._last, reading)
+            before = 0.0 if window.loop else self._unaccounted  # it has run since
+            self._unaccounted = before + max(0.0, window.wall - (window.loop or 0.0) - window.starved)
+        self._last = reading
+        return reading
 
-    def starving(self, now: float) -> float:
-        """Seconds for which the loop's thread has been ready to run and got no core, up to now: those that the kernel
-        counts only when the thread runs again. 0 where that is not known."""
+    def starving(self) -> float:
+        """Seconds for which the loop's thread may have been ready to run and got no core, up to the last reading: the
+        kernel counts them only when the thread runs again. 0 where that is not known."""
         before = cpu_seconds(self._clock)
-        if before is None or not is_runnable(self._native_id) or cpu_seconds(self._clock) != before:
+        if before is None or not self._scheduler.is_runnable() or cpu_seconds(self._clock) != before:
             return 0.0
-        return now - self._ran_at
-
-    def _schedule_now(self) -> tuple[float, int] | tuple[None, None]:
-        schedule = self._schedule
-        if schedule is None:
-            return None, None
-        try:
-            _, waited, slices = os.pread(schedule, 100, 0).split()
-            return int(waited) * 1e-9, int(slices)
-        except (OSError, ValueError):  # closed meanwhile
-            return None, None
+        return self._unaccounted
 
     def _others(self) -> dict[int, float]:
         others = {}

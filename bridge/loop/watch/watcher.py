@@ -174,7 +174,7 @@ class LoopWatcher:
         elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
         window = between(episode.before, self._reading)
         excused = window.starved + episode.lateness.stopped + episode.held_up
-        if elapsed - excused < mark or elapsed - excused - self._clocks.starving(tick.now) < mark:
+        if elapsed - excused < mark or elapsed - excused - self._clocks.starving() < mark:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)

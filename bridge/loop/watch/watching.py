@@ -53,10 +53,10 @@ class Watch:
         if self._closed:
             return
         self._closed = True
-        self._clocks.close()
         if self._generation == watchdog.generation:  # else it is the parent's
             watchdog.unwatch(self.watcher)
             collections.stop()
+        self._clocks.close()
 
     def __del__(self) -> None:
         if watchdog is not None:  # at the interpreter's exit there is none any more
