@@ -18,13 +18,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from inspect import CO_COROUTINE
 from traceback import FrameSummary, StackSummary
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any
 
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import PLUMBING, Place, is_installed
+from bridge.diagnostics.places import PLUMBING, Place, is_installed, place_of, submit_site
 
 _HOOK = "_warn_unawaited_coroutine"
 #: Frames that are looked through for the handle whose callback was dropped.
@@ -124,9 +125,9 @@ def _tell(coro: CoroutineType[Any, Any, Any], origin: tuple[Origin, ...], frame:
         advice = awaited(place, coro.__name__)
         how = f"made at {place}"
     else:
-        handle = _handle_that_runs(frame)
+        handle = _handle_that_called(coro, frame)
         if handle is None:
-            how = "made where no loop ran" if not origin else f"made at {Place(*origin[0])}"
+            how = "made outside of the loop" if not origin else f"made at {Place(*origin[0])}"
         else:
             place = made_at((each.filename, each.lineno, each.name) for each in handle._source_traceback or ())
             how = f"scheduled at {place}" if place is not None else "called by the loop"
@@ -154,6 +155,18 @@ def _tell(coro: CoroutineType[Any, Any, Any], origin: tuple[Origin, ...], frame:
     )
 
 
+def remember_caller(handle: Any, callback: Any) -> None:
+    """Where a timer is made: if its callback is an async function, which the loop cannot but drop, the line is kept for
+    BRG201 in the place that debug mode has for it. Twice, because call_later takes away the last."""
+    code = getattr(callback, "__code__", None)
+    if code is not None and code.co_flags & CO_COROUTINE and not handle._source_traceback:
+        site = submit_site()
+        if site is not None:
+            place = place_of(site)
+            line = FrameSummary(place.file, place.line, place.function, lookup_line=False)
+            handle._source_traceback = [line, line]
+
+
 def made_at(origin: Iterable[Origin] | None) -> Place | None:
     """The innermost of these lines that is neither bridge's nor asyncio's; None if there is none."""
     return next((Place(*each) for each in origin or () if not each[0].startswith(PLUMBING)), None)
@@ -172,12 +185,15 @@ def _line(place: Place) -> str:
     return f"{place}: {place.source}" if place.source else str(place)
 
 
-def _handle_that_runs(frame: FrameType | None) -> Any:
-    """The handle of the loop that has called what is being finalized, if it was its callback."""
+def _handle_that_called(coro: CoroutineType[Any, Any, Any], frame: FrameType | None) -> Any:
+    """The handle of the loop whose callback was the coroutine's function."""
     for _ in range(_NEAR):
         if frame is None:
             break
         if frame.f_code is _HANDLE_RUNS:
-            return frame.f_locals.get("self")
+            handle = frame.f_locals.get("self")
+            callback = getattr(handle, "_callback", None)
+            callback = getattr(callback, "func", callback)  # functools.partial
+            return handle if getattr(callback, "__code__", None) is coro.cr_code else None
         frame = frame.f_back
     return None
