@@ -53,6 +53,16 @@ class Episode:
         self.place: Place | None = None
 
 
+class Turn:
+    """One iteration of the loop, or what is left of it after a callback that was reported."""
+
+    def __init__(self, since: float, before: Reading):
+        self.since = since
+        self.before = before
+        self.lost = 0.0  # as for one callback: held up by another thread, or stopped, in seconds
+        self.samples: list[tuple[str, Place | None]] = []
+
+
 class LoopWatcher:
     """Looks at one loop, through its view. Made in the loop's thread."""
 
@@ -63,9 +73,8 @@ class LoopWatcher:
         self._started = now
         self._reading = clocks.read(now)
         self._episode: Episode | None = None
-        self._turn: Glance | None = None
-        self._turn_since = now
-        self._samples: list[tuple[str, Place | None]] = []
+        self._seen: Glance | None = None
+        self._turn = Turn(now, self._reading)
         self._at_rest = 0
         self._parked = False
         self._lock = Lock()
@@ -90,11 +99,11 @@ class LoopWatcher:
             self._parked = self._at_rest >= _RESTING and self._will_call()
             return None if self._parked else threshold / 2
         self._at_rest = 0
-        if not glance.in_turn_of(self._turn):
+        if not glance.in_turn_of(self._seen):
             self._end_turn(tick)
-            self._turn, self._turn_since = glance, glance.began or tick.now
+            self._turn = Turn(tick.now if glance.began is None else glance.began, self._reading)
         wait = self._continue(glance, tick, threshold)
-        self._turn = glance._replace(frame=glance.base)  # the callback's frames are not to be kept alive
+        self._seen = glance._replace(frame=glance.base)  # the callback's frames are not to be kept alive
         return wait
 
     def _threshold(self) -> float:
@@ -134,7 +143,7 @@ class LoopWatcher:
     def pause(self) -> None:
         """The loop has stopped: what was seen until now has ended."""
         self.running = False
-        if (self._turn is not None or self._lock.locked()) and self._lock.acquire(timeout=_PATIENCE):
+        if (self._seen is not None or self._lock.locked()) and self._lock.acquire(timeout=_PATIENCE):
             try:
                 self._end_turn(Tick(monotonic()))
             finally:
@@ -149,11 +158,14 @@ class LoopWatcher:
             episode = self._begin(glance, tick)
         else:
             episode.lateness = episode.lateness.plus(tick.late, tick.kept_out)
-        episode.held_up += self._read(tick, threshold)
+        held_up_for = self._read(tick, threshold)
+        episode.held_up += held_up_for
+        stopped = Lateness().plus(tick.late, tick.kept_out).within(tick.now - self._turn.since).stopped
+        self._turn.lost += held_up_for + stopped
         mark: float = threshold * 2**episode.mark
         if tick.now - episode.since >= mark:
             self._judge(episode, glance, tick, threshold)
-        elif tick.now - self._turn_since >= threshold and glance.callbacks != 1:
+        elif tick.now - self._turn.since >= threshold and glance.callbacks != 1:
             return self._sample(glance)
         if episode.mark:
             return min(_CLOSE_LOOK, threshold / 2)
@@ -196,25 +208,30 @@ class LoopWatcher:
         if episode is not None and episode.mark:
             event = reports.recovered(episode.place, tick.now - episode.since, {})
             emit(event, every_time=episode.logged, log=episode.logged)
+            self._turn = Turn(tick.now, self._reading)
 
     # -- one turn of many callbacks ------------------------------------------------------------------------------------
 
     def _sample(self, glance: Glance) -> float:
-        if len(self._samples) < _MOST_SAMPLES:
+        samples = self._turn.samples
+        if len(samples) < _MOST_SAMPLES:
             stack = capture(glance.frame, glance.base)
-            self._samples.append((reports.what_runs(glance, stack), stack.place))
+            samples.append((reports.what_runs(glance, stack), stack.place))
         return _SAMPLE
 
     def _end_turn(self, tick: Tick) -> None:
-        reported = self._episode is not None and self._episode.mark > 0
         self._end_episode(tick)
-        turn, self._turn = self._turn, None
-        samples, self._samples = self._samples, []
-        if turn is None or not samples or reported:
+        seen, self._seen = self._seen, None
+        turn, samples = self._turn, self._turn.samples
+        if seen is None or not samples:
+            return
+        turn.samples = []
+        elapsed = tick.now - turn.since
+        if elapsed - turn.lost - between(turn.before, self._reading).starved < self._threshold():
             return
         counts: dict[tuple[str, Place | None], int] = {}
         for sample in samples:
             counts[sample] = counts.get(sample, 0) + 1
         ranked = sorted(counts, key=counts.__getitem__, reverse=True)[:5]
         shares = [(what, place, counts[what, place] / len(samples)) for what, place in ranked]
-        emit(reports.stalled(turn, tick.now - self._turn_since, shares), every_time=self._view.debug())
+        emit(reports.stalled(seen, elapsed, shares), every_time=self._view.debug())
