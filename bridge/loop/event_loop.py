@@ -185,7 +185,7 @@ class EventLoop(StockLoop):
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
         ready = self._ready
         if type(callback) is FunctionType and self._diagnostics:
-            attend(callback)
+            attend(self, callback)
         if self._bridge_door is None or self._debug or self._shut:
             if self._shut:
                 raise LoopClosed(self._closed_message())

@@ -117,7 +117,7 @@ class _ThreadsafeFuture(AttendedFuture):
             super().add_done_callback(fn)
 
 
-def attend(callback: Any) -> None:
+def attend(loop: AbstractEventLoop, callback: Any) -> None:
     """A callback comes through the door: if it is that of run_coroutine_threadsafe, its future is made attentive."""
     if type(callback) is not FunctionType or callback.__code__ is not _THREADSAFE:
         return
@@ -127,4 +127,7 @@ def attend(callback: Any) -> None:
         future.__class__ = _ThreadsafeFuture
         name = getattr(coro, "__qualname__", repr(coro))
         advice = "asyncio.run_coroutine_threadsafe(...).result()"
-        cast(_ThreadsafeFuture, future).tell_if_lost(name, advice, submit_site(), trail_here())
+        last = trail_here()
+        cast(_ThreadsafeFuture, future).tell_if_lost(name, advice, submit_site(), last)
+        if last is not None and last.job is not None:
+            loop.call_soon_threadsafe(last.settle)

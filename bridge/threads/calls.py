@@ -28,7 +28,7 @@ from bridge.threads.here import here
 from bridge.threads.inbox import Item
 from bridge.threads.job import name_of
 from bridge.threads.lost import AttendedFuture
-from bridge.threads.trail import trail_here
+from bridge.threads.trail import settle_in, trail_here
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
@@ -110,6 +110,7 @@ class Call(Item):
 
     def _run(self) -> None:
         if self.claim():
+            settle_in(self.context)
             self.host.start(self)
 
     def answer(self, value: Any, error: BaseException | None) -> None:

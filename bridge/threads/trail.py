@@ -1,10 +1,12 @@
 """The lines that have sent off the work that is being done: loop -> thread -> loop -> process -> loop.
 
-    a job's function calls into a loop ── Step(the job's site, and the steps before it) ──> a ContextVar, in its context
-    what the loop runs for it, and every task made there, copies that context ──> steps_in(context), if one fails unseen
+    a job's function calls into a loop ── Step(the job, and the steps before it) ──> a ContextVar, in the job's context
+    the loop begins with that ── where does the task stand that awaits the job? ──> Step.site
+    what the loop runs for it, and every task made there, copies that context ──> last_in(context), if one fails unseen
 
-Nobody pays for it but the first call into a loop that a job makes. A chain is cut where it becomes too long, because work
-that sends itself off again, for ever, would lengthen it for ever.
+Nobody pays for it but the first call into a loop that a job makes. A Step is made in the worker's thread and settled in
+the loop's, because only there the task is certain to have come to its line. A chain is cut where it becomes too long:
+work that sends itself off again, for ever, would lengthen it for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bridge.diagnostics.places import Site, place_of
 from bridge.threads.here import current_job
@@ -25,17 +27,25 @@ if TYPE_CHECKING:
 _LONGEST = 8
 
 
-class Step(NamedTuple):
-    """One way out of a loop."""
+class Step:
+    """One way out of a loop: a job, sent to a "thread" or a "process", and the steps `before`."""
 
-    #: When the job was queued (`time.perf_counter`), which tells one job from another.
-    job: float
-    #: Where it was sent from, if that is known.
-    site: Site | None
-    #: "thread" or "process".
-    to: str
-    before: Step | None
-    length: int
+    __slots__ = ("before", "job", "length", "queued_at", "site", "to")
+
+    def __init__(self, job: Job, to: str, before: Step | None):
+        self.before: Step | None = before if before is not None and before.length < _LONGEST else None
+        self.length: int = 1 if self.before is None else self.before.length + 1
+        self.to: str = to
+        #: Where it was sent from, once `settle` has found out.
+        self.site: Site | None = None
+        self.job: Job | None = job
+        self.queued_at: float = job.queued_at  # which tells one job from another
+
+    def settle(self) -> None:
+        """On the loop, while the job is on its way: what awaits it stands at the line that sent it."""
+        job, self.job = self.job, None
+        if job is not None:
+            self.site = site_of(job)
 
 
 _trail: ContextVar[Step | None] = ContextVar("bridge_trail", default=None)
@@ -45,8 +55,8 @@ def trail_here() -> Step | None:
     """In any thread, in the context of what it does: the last step that has led here."""
     last = _trail.get()
     job = current_job()
-    if job is not None and (last is None or last.job != job.queued_at):
-        last = _after(last, job, "thread")
+    if job is not None and (last is None or last.queued_at != job.queued_at):
+        last = Step(job, "thread", last)
         _trail.set(last)
     return last
 
@@ -57,18 +67,20 @@ def leave_in_context_of(job: Job) -> None:
     if context is None:
         return
     last = context.get(_trail)
-    if last is None or last.job != job.queued_at:
+    if last is None or last.queued_at != job.queued_at:
         with suppress(RuntimeError):  # somebody is in there just now
-            context.run(_trail.set, _after(last, job, "process"))
-
-
-def _after(last: Step | None, job: Job, to: str) -> Step:
-    before = last if last is not None and last.length < _LONGEST else None
-    return Step(job.queued_at, site_of(job), to, before, 1 if before is None else before.length + 1)
+            context.run(_trail.set, Step(job, "process", last))
 
 
 #: The last step that has led to what runs here, if its job was heard of before.
 last_step = _trail.get
+
+
+def settle_in(context: Context) -> None:
+    """On the loop, before what was asked for by a job is begun in `context`."""
+    last = context.get(_trail)
+    if last is not None and last.job is not None:
+        last.settle()
 
 
 def last_in(context: Context) -> Step | None:
