@@ -76,7 +76,8 @@ def _outwards(frame: FrameType | None, is_base: Callable[[FrameType], bool]) -> 
 class AsyncioView(View):
     """asyncio's own loops and their subclasses, bridge's among them: the variables of `BaseEventLoop._run_once` tell all.
 
-    `end_time` is when the callbacks of an iteration began, and set only then; `handle` and `i` say which one runs.
+    `end_time` is when the callbacks of an iteration began, and set only then; `handle` and `i` say which one runs. A loop
+    with a clock of its own does not say when that was in time.monotonic.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wakes: bool = False):
@@ -106,12 +107,13 @@ class AsyncioView(View):
         began, handle = local.get("end_time"), local.get("handle")
         if began is None or handle is None or local.get("self") is not loop:
             return None
+        known = getattr(loop.time, "__func__", None) is BaseEventLoop.time
         return Glance(
-            turn=began,
+            turn=base,
             callback=handle,
             frame=frame,
             base=base,
-            began=began,
+            began=began if known else None,
             first=local.get("i") == 0,
             callbacks=local.get("ntodo", 0),
             task=asyncio.current_task(loop),
@@ -126,31 +128,37 @@ class OpaqueView(View):
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
-        self._loop = loop
+        self._weakly: Callable[[], Any] = weakref.ref(loop)
         self._base: FrameType | None = None
         self._turn = 0
         self._asked = True
         loop.call_soon(self._answer)
 
     def threshold(self) -> float:
-        return float(getattr(self._loop, "slow_callback_duration", THRESHOLD))
+        return float(getattr(self._weakly(), "slow_callback_duration", THRESHOLD))
 
     def debug(self) -> bool:
-        return bool(self._loop.get_debug())
+        loop = self._weakly()
+        return loop is not None and bool(loop.get_debug())
 
     def glance(self, frame: FrameType) -> Glance | None:
-        if self._base is None:
+        loop = self._weakly()
+        if loop is None or not loop.is_running():
+            self._base = None  # whose variables may hold the loop
             return None
-        base, inner = _outwards(frame, lambda each: each is self._base)
-        if base is None or inner is None:
+        known = self._base
+        base, inner = (None, None) if known is None else _outwards(frame, lambda each: each is known)
+        if base is not None and inner is None:
             return None
         if not self._asked:
             self._asked = True
             try:
-                self._loop.call_soon_threadsafe(self._answer)
+                loop.call_soon_threadsafe(self._answer)
             except RuntimeError:  # closed
                 return None
-        task = asyncio.current_task(self._loop)
+        if base is None:  # run anew, from elsewhere
+            return None
+        task = asyncio.current_task(loop)
         return Glance(turn=self._turn, callback=task, frame=frame, base=base, task=task)
 
     def _answer(self) -> None:
