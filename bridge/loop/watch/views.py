@@ -107,13 +107,13 @@ class AsyncioView(View):
         began, handle = local.get("end_time"), local.get("handle")
         if began is None or handle is None or local.get("self") is not loop:
             return None
-        known = getattr(loop.time, "__func__", None) is BaseEventLoop.time
+        clock: Any = getattr(loop, "time", None)
         return Glance(
             turn=base,
             callback=handle,
             frame=frame,
             base=base,
-            began=began if known else None,
+            began=began if getattr(clock, "__func__", None) is BaseEventLoop.time else None,
             first=local.get("i") == 0,
             callbacks=local.get("ntodo", 0),
             task=asyncio.current_task(loop),
