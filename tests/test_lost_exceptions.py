@@ -213,6 +213,23 @@ def test_in_debug_mode_a_future_is_told_by_the_line_that_made_it(events: list[Ev
     assert event.advice == "await future"
 
 
+def test_a_future_is_told_by_the_line_that_raised_if_that_is_all_there_is(events: list[Event]) -> None:
+    async def main() -> None:
+        try:
+            raise ValueError("raised")  # the line
+        except ValueError as error:
+            asyncio.get_running_loop().create_future().set_exception(error)
+        asyncio.get_running_loop().create_future().set_exception(ValueError("never raised"))
+
+    run(main)
+    raised, never = sorted(events, key=lambda event: event.place is None)
+    assert source_of(raised.place).endswith("# the line")
+    assert f"in a Future, raised at {raised.place}: raise" in raised.headline
+    assert not raised.details
+    assert never.place is None
+    assert never.headline == "an exception went unnoticed: ValueError: never raised, in a Future"
+
+
 def test_nothing_is_told_where_diagnostics_are_off(events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
     run(lose, diagnostics=False)
     assert not events

@@ -23,7 +23,7 @@ from typing import Any, cast
 
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import emit
-from bridge.diagnostics.places import Place, place_of, submit_site
+from bridge.diagnostics.places import Place, submit_site
 from bridge.loop.forgotten import made_at
 from bridge.threads.lost import AttendedFuture, lost
 from bridge.threads.trail import last_in, trail_here
@@ -49,7 +49,7 @@ def report(loop: AbstractEventLoop, context: dict[str, Any], *, log: bool = True
 
 def _event_of(error: BaseException, future: Any, context: dict[str, Any]) -> Any:
     coro = future.get_coro() if hasattr(future, "get_coro") else None
-    place = _place_of(future, coro, context.get("source_traceback"))
+    place = _place_of(future, coro, context.get("source_traceback") or getattr(future, "_source_traceback", None))
     own = next((each for each in gc.get_referents(future) if type(each) is Context), None)
     last = None if own is None else last_in(own)
     if coro is None:
@@ -68,8 +68,6 @@ def _place_of(future: Any, coro: Any, stack: Any) -> Place | None:
     place = made_at((each.filename, each.lineno, each.name) for each in reversed(stack or ()))
     if place is None:
         place = made_at(getattr(coro, "cr_origin", None))
-    if place is None and getattr(future, "site", None) is not None:
-        place = place_of(future.site)
     for child in getattr(future, "_children", ()):  # gather's
         place = place or _place_of(child, child.get_coro() if hasattr(child, "get_coro") else None, None)
     return place

@@ -39,11 +39,16 @@ def lost(
     advice: str,
     attributes: Mapping[str, AttributeValue],
 ) -> Event:
-    """The event: `error` was raised by `who`, which was `made` ("created", "sent") at `place`, after `last`."""
+    """The event: `error` was raised by `who`, which was `made` ("created", "sent") at `place`, after `last`.
+
+    Where the place is not known, that is where it was raised, if it was.
+    """
+    raised = _raised_at(error.__traceback__)
+    details = [f"raised at {raised}: {raised.source}"] if raised is not None and place is not None else []
+    if place is None:
+        place, made = raised, "raised"
     where = "" if place is None else f", {made} at {place}"
     source = f": {place.source}" if place is not None and place.source else ""
-    raised = _raised_at(error.__traceback__)
-    details = [f"raised at {raised}: {raised.source}"] if raised is not None and raised != place else []
     kind = type(error).__qualname__
     text = str(error).partition("\n")[0]
     return Event(
