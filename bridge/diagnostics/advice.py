@@ -78,6 +78,24 @@ def _last_name(function: ast.expr) -> str | None:
     return getattr(function, "attr", None) or getattr(function, "id", None)
 
 
+def threadsafe(site: Site) -> str:
+    """The call at `site`, made in another thread than the loop's, as one that the loop takes from any thread."""
+    call = called_at(site)
+    if call is None:
+        return "loop.call_soon_threadsafe(function, ...)"
+    function = ast.unparse(call.func)
+    owner, _, method = function.rpartition(".")
+    arguments = [ast.unparse(each) for each in call.args]
+    if method == "create_task" and arguments:
+        return f"asyncio.run_coroutine_threadsafe({arguments[0]}, {owner})"
+    loop = owner if method in ("call_soon", "call_later", "call_at", "stop") else "loop"
+    if call.keywords:
+        return f"{loop}.call_soon_threadsafe(lambda: {ast.unparse(call)})"
+    if method != "call_soon":
+        arguments = [function, *arguments]
+    return f"{loop}.call_soon_threadsafe({', '.join(arguments)})"
+
+
 def _could_be_pickled(call: ast.Call) -> bool:
     """Could the function and its arguments go to another process, as far as their source tells?"""
     return not any(isinstance(each, (ast.Lambda, ast.GeneratorExp)) for each in ast.walk(call))
