@@ -17,7 +17,7 @@ import bridge
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import Event, on_event, stream
 from bridge.diagnostics.places import Place
-from bridge.loop.forgotten import RemembersOrigins, remember_caller
+from bridge.loop.forgotten import RemembersOrigins
 
 
 async def save(row: str = "") -> None:
@@ -173,14 +173,14 @@ def test_one_that_was_made_before_the_loop_ran_is_told_without_a_line(
     assert event.details == (f"save is defined at {__file__}:{save.__code__.co_firstlineno}",)
 
 
+@pytest.mark.parametrize("method", ["call_later", "call_at"])
 def test_an_async_function_as_a_timers_callback_is_told_by_the_line_that_set_the_timer(
-    events: list[Event], warned: list[warnings.WarningMessage]
+    method: str, events: list[Event], warned: list[warnings.WarningMessage]
 ) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        handle = loop.call_soon(save)
-        remember_caller(handle, save)  # the line
-        await asyncio.sleep(0)
+        getattr(loop, method)(0, save)  # the line
+        await asyncio.sleep(0.001)
 
     run(main)
     [event] = events
@@ -206,12 +206,32 @@ def test_one_that_a_plain_callback_drops_is_not_that_callback(
     assert event.headline == "a coroutine was never awaited: save(), made outside of the loop"
 
 
-def test_a_plain_callback_is_not_remembered() -> None:
-    with asyncio.Runner() as runner:
-        handle = runner.get_loop().call_soon(forget, "a")
-        remember_caller(handle, forget)
-        assert handle._source_traceback is None  # type: ignore[attr-defined]
-        handle.cancel()
+def test_an_async_method_as_a_callback_likewise(events: list[Event], warned: list[warnings.WarningMessage]) -> None:
+    class Ticker:
+        async def tick(self, number: int) -> None:
+            raise AssertionError("it is never run")
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0, Ticker().tick, 1)  # the line
+        await asyncio.sleep(0.001)
+
+    run(main)
+    [event] = events
+    assert source_of(event.place).endswith("# the line")
+    assert event.advice == "lambda: asyncio.create_task(tick(...))"
+
+
+def test_a_callback_of_call_soon_is_told_without_a_line(
+    events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(save)
+        await asyncio.sleep(0)
+
+    run(main)
+    [event] = events
+    assert event.place is None
+    assert event.headline == "a coroutine was never awaited: save(), called by the loop"
 
 
 def test_one_that_is_awaited_or_closed_is_not_told(events: list[Event]) -> None:

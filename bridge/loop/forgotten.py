@@ -18,7 +18,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from inspect import CO_COROUTINE
 from traceback import FrameSummary, StackSummary
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any
@@ -155,16 +154,13 @@ def _tell(coro: CoroutineType[Any, Any, Any], origin: tuple[Origin, ...], frame:
     )
 
 
-def remember_caller(handle: Any, callback: Any) -> None:
-    """Where a timer is made: if its callback is an async function, which the loop cannot but drop, the line is kept for
-    BRG201 in the place that debug mode has for it. Twice, because call_later takes away the last."""
-    code = getattr(callback, "__code__", None)
-    if code is not None and code.co_flags & CO_COROUTINE and not handle._source_traceback:
-        site = submit_site()
-        if site is not None:
-            place = place_of(site)
-            line = FrameSummary(place.file, place.line, place.function, lookup_line=False)
-            handle._source_traceback = [line, line]
+def remember_caller(timer: Any) -> None:
+    """Keep the line that sets a timer whose callback is an async function, so that the loop will drop a coroutine; in the
+    place that debug mode has for that."""
+    site = submit_site()
+    if site is not None:
+        place = place_of(site)
+        timer._source_traceback = [FrameSummary(place.file, place.line, place.function, lookup_line=False)]
 
 
 def made_at(origin: Iterable[Origin] | None) -> Place | None:

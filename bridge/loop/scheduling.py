@@ -23,6 +23,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
 
 from bridge.loop.debug import Creation, DebugFuture, DebugHandle, DebugTask, DebugTimerHandle, creation_stack
+from bridge.loop.forgotten import remember_caller
 from bridge.loop.ready import LeanHandle, LeanTimerHandle
 from bridge.loop.wrong_thread import refuse, tell
 
@@ -144,6 +145,9 @@ class SchedulingLoop(StockLoop):
             return timer
         if self._plain:
             timer = LeanTimerHandle(when, callback, args, self, context)
+            code = getattr(callback, "__code__", None)
+            if code is not None and code.co_flags & CO_COROUTINE and self._diagnostics:
+                remember_caller(timer)
         else:
             self._check_callback(callback, "call_at")
             timer = DebugTimerHandle(when, callback, args, self, context, creation_stack(sys._getframe(1)))

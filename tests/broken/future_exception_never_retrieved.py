@@ -1,7 +1,7 @@
 # expects: BRG202
 # says: connection lost
 # prints: closed
-"""Future.set_exception, and nobody has awaited the future."""
+"""Future.set_exception, and nobody has awaited the future. Who made a future is known in debug mode."""
 
 import asyncio
 
@@ -23,4 +23,4 @@ async def main():
     print("closed")
 
 
-bridge.run(main)
+bridge.run(main, debug=True)
