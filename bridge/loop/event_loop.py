@@ -40,7 +40,7 @@ from bridge.errors import LoopClosed
 from bridge.loop.executor_job import ExecutorJob
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import host_of
-from bridge.loop.lost import attend, report
+from bridge.loop.lost import THREADSAFE, attend, report
 from bridge.loop.ready import HANDLE_SLOTS, LeanHandle, Ready, is_in
 from bridge.loop.scheduling import SchedulingLoop
 from bridge.loop.sleeper import EpollSleeper, Sleeper
@@ -151,7 +151,7 @@ class EventLoop(SchedulingLoop):
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
         ready = self._ready
-        if type(callback) is FunctionType and self._diagnostics:
+        if type(callback) is FunctionType and callback.__code__ is THREADSAFE and self._diagnostics:
             attend(self, callback)
         if self._plain:
             handle: asyncio.Handle = LeanHandle(callback, args, self, context)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import Context
-from types import FunctionType
+from types import CodeType
 from typing import Any, cast
 
 from bridge.diagnostics.advice import awaited
@@ -99,7 +99,8 @@ def reporting_lost_exceptions(loop: AbstractEventLoop) -> Iterator[None]:
 
 # -- asyncio.run_coroutine_threadsafe ----------------------------------------------------------------------------------
 
-_THREADSAFE = next(
+#: The code of the callback that run_coroutine_threadsafe sends through the door.
+THREADSAFE: CodeType | None = next(
     (each for each in asyncio.run_coroutine_threadsafe.__code__.co_consts if getattr(each, "co_name", "") == "callback"),
     None,
 )
@@ -116,9 +117,7 @@ class _ThreadsafeFuture(AttendedFuture):
 
 
 def attend(loop: AbstractEventLoop, callback: Any) -> None:
-    """A callback comes through the door: if it is that of run_coroutine_threadsafe, its future is made attentive."""
-    if type(callback) is not FunctionType or callback.__code__ is not _THREADSAFE:
-        return
+    """A callback of this code comes through the door: its future is made attentive."""
     held = dict(zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True))
     future, coro = held["future"].cell_contents, held["coro"].cell_contents
     if type(future) is Future:

@@ -84,9 +84,13 @@ class Loss:
         self.armed = True
 
     def __del__(self) -> None:
-        if self.armed and emit is not None:  # at the interpreter's exit there is nothing any more
+        if not self.armed:
+            return
+        try:
             name = self.fn if isinstance(self.fn, str) else name_of(self.fn)
             emit(lost(self.error, f"in {name}()", "sent", place_of(self.site), self.last, self.advice, {}))
+        except Exception:  # at the interpreter's exit, when there is nothing left to tell it with
+            return
 
 
 class AttendedFuture(Future[Any]):
