@@ -262,18 +262,15 @@ def test_nothing_is_told_or_remembered_where_diagnostics_are_off(
     assert len(warned) == 1
 
 
-def test_any_loop_can_be_served(
-    events: list[Event], warned: list[warnings.WarningMessage], loop_factory: Callable[[], Any] | None
-) -> None:
-    async def main() -> None:
-        with RemembersOrigins():
-            forget("a")
-        assert sys.get_coroutine_origin_tracking_depth() == int(loop_factory is bridge.new_event_loop)
-
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(main())
+@pytest.mark.anyio
+async def test_any_loop_can_be_watched(events: list[Event], warned: list[warnings.WarningMessage]) -> None:
+    before = sys.get_coroutine_origin_tracking_depth()
+    async with bridge.watch():
+        forget("a")
+    assert sys.get_coroutine_origin_tracking_depth() == before
     [event] = events
     assert source_of(event.place).endswith("# the line")
+    assert len(warned) == 1
 
 
 def test_the_depth_is_put_back_and_a_deeper_one_left_alone() -> None:

@@ -18,7 +18,6 @@ import pytest
 import bridge
 from bridge.diagnostics.events import Event, on_event, stream
 from bridge.diagnostics.places import Place, submit_site
-from bridge.loop.lost import reporting_lost_exceptions
 from bridge.threads import trail
 from bridge.threads.job import Job
 from bridge.threads.lost import AttendedFuture
@@ -244,7 +243,7 @@ def test_any_loop_can_be_served(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with reporting_lost_exceptions(loop):
+        async with bridge.watch():
             await lose()
             gc.collect()
             loop.set_exception_handler(lambda loop, context: None)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from bridge.loop.event_loop import EventLoop
+from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import current_host
+from bridge.loop.lost import reporting_lost_exceptions
 from bridge.loop.watch.views import THRESHOLD, AsyncioView, OpaqueView, TrioView, View
 from bridge.loop.watch.watching import Watch
 from bridge.threads.host import Host
@@ -28,8 +30,9 @@ _watched: WeakSet[Host] = WeakSet()
 class watch(AbstractAsyncContextManager["watch"]):  # noqa: N801 - reads as a function: async with bridge.watch()
     """Have the running loop watched for the time of a block: `async with bridge.watch():`, on any asyncio loop or trio.
 
-    It reports what blocks the loop (BRG101 to BRG104), as bridge's own loops do of themselves; there, and inside another
-    such block, it does nothing more. `threshold` is in seconds: how long a callback, or a step of a task, may take. By
+    It reports what blocks the loop (BRG101 to BRG104), coroutines that are forgotten (BRG201) and, on asyncio's loops,
+    exceptions that are lost (BRG202), as bridge's own loops do of themselves; there, and inside another such block, it
+    does nothing more. `threshold` is in seconds: how long a callback, or a step of a task, may take. By
     default it is the loop's `slow_callback_duration`, and 0.1 on trio. Raises WrongThread where no loop runs.
     """
 
@@ -65,9 +68,14 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     watch = Watch(_view_of(loop, threshold))
     _watched.add(host)
     watch.resume()
+    told = ExitStack()
+    told.enter_context(RemembersOrigins())
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        told.enter_context(reporting_lost_exceptions(loop))
 
     def end() -> None:
         _watched.discard(host)
+        told.close()
         watch.pause()
         watch.close()
         restore()
