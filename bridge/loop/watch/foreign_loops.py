@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, ExitStack
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 from bridge.loop.event_loop import EventLoop
 from bridge.loop.forgotten import RemembersOrigins
@@ -23,8 +23,18 @@ from bridge.loop.watch.views import THRESHOLD, AsyncioView, OpaqueView, TrioView
 from bridge.loop.watch.watching import Watch
 from bridge.threads.host import Host
 
-#: The hosts of the loops that are watched by this module.
-_watched: WeakSet[Host] = WeakSet()
+
+class _Blocks:
+    """The blocks that want one loop watched; they may end in any order."""
+
+    def __init__(self, watch: Watch, told: ExitStack):
+        self.watch = watch
+        self.told = ref(told)  # which holds the loop; each open block holds it
+        self.open = 0
+
+
+#: Of the loops that are watched by this module.
+_watched: WeakKeyDictionary[Host, _Blocks] = WeakKeyDictionary()
 
 
 class watch(AbstractAsyncContextManager["watch"]):  # noqa: N801 - reads as a function: async with bridge.watch()
@@ -63,24 +73,37 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     host = current_host()
     loop: Any = host.loop
     restore = _set_threshold(loop, threshold)
-    if host in _watched or (isinstance(loop, EventLoop) and loop.is_watched):
+    if isinstance(loop, EventLoop) and loop.is_watched:
         return restore
-    watch = Watch(_view_of(loop, threshold))
-    _watched.add(host)
-    watch.resume()
+    blocks = _watched.get(host)
+    if blocks is None or not blocks.watch.serves():  # else of another thread, or of the process that has forked this one
+        told = _told_of(loop)
+        blocks = _watched[host] = _Blocks(Watch(_view_of(loop, threshold)), told)
+        blocks.watch.resume()
+    else:
+        told = blocks.told() or ExitStack()
+    blocks.open += 1
+
+    def end() -> None:
+        blocks.open -= 1
+        if not blocks.open:
+            if _watched.get(host) is blocks:
+                del _watched[host]
+            told.close()
+            blocks.watch.pause()
+            blocks.watch.close()
+        restore()
+
+    return end
+
+
+def _told_of(loop: Any) -> ExitStack:
+    """What is told of the loop besides, until this is closed."""
     told = ExitStack()
     told.enter_context(RemembersOrigins())
     if isinstance(loop, asyncio.AbstractEventLoop):
         told.enter_context(reporting_lost_exceptions(loop))
-
-    def end() -> None:
-        _watched.discard(host)
-        told.close()
-        watch.pause()
-        watch.close()
-        restore()
-
-    return end
+    return told
 
 
 def _set_threshold(loop: Any, threshold: float | None) -> Callable[[], None]:

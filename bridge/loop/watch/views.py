@@ -124,12 +124,13 @@ class OpaqueView(View):
     """A loop that is not written in Python (uvloop): all that can be seen is whether it has called into Python.
 
     A turn lasts until the loop has answered a call: one is sent whenever it is seen busy and none is on its way. The
-    answer is called by the loop itself, so its caller's frame is the one that runs the loop.
+    answer is called by the loop itself, so its caller's frame is the one that runs the loop; before the first answer that
+    is known only to a view that was made in a task.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._weakly: Callable[[], Any] = weakref.ref(loop)
-        self._base: FrameType | None = None
+        self._base = _caller_of(asyncio.current_task(loop))
         self._turn = 0
         self._asked = True
         loop.call_soon(self._answer)
@@ -141,10 +142,16 @@ class OpaqueView(View):
         loop = self._weakly()
         return loop is not None and bool(loop.get_debug())
 
+    def asleep(self) -> bool:
+        loop = self._weakly()
+        if loop is not None and loop.is_running():
+            return False
+        self._base = None  # whose variables may hold the loop
+        return True
+
     def glance(self, frame: FrameType) -> Glance | None:
         loop = self._weakly()
-        if loop is None or not loop.is_running():
-            self._base = None  # whose variables may hold the loop
+        if loop is None or self.asleep():
             return None
         known = self._base
         base, inner = (None, None) if known is None else _outwards(frame, lambda each: each is known)
@@ -165,6 +172,13 @@ class OpaqueView(View):
         self._base = sys._getframe(1)
         self._turn += 1
         self._asked = False
+
+
+def _caller_of(task: asyncio.Task[Any] | None) -> FrameType | None:
+    """The frame that has called a task's coroutine, in a step of that task."""
+    own = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    outermost, _ = _outwards(sys._getframe(1), lambda each: each is own)
+    return None if outermost is None else outermost.f_back
 
 
 class TrioView(View):
