@@ -98,9 +98,9 @@ def _attributes(member: Member, code: int | None, casualty: Job | None) -> dict[
     attributes: dict[str, AttributeValue] = {"bridge.executor.name": member.crew.name, "process.pid": member.pid}
     number = obituary.signal_of(code)
     if code is not None:
-        attributes["bridge.worker.exit_code"] = code
+        attributes["process.exit.code"] = code
     if number is not None:
-        attributes["bridge.worker.signal"] = obituary.signal_name(number)
+        attributes["process.exit.signal"] = obituary.signal_name(number)
     if casualty is not None:
         attributes["bridge.function"] = name_of(casualty.named)
     if member.most_memory:

@@ -23,6 +23,7 @@ from bridge.diagnostics.stacks import capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.causes import Cause, Lateness, cause_of
+from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
 from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
 from bridge.loop.watch.views import Glance, View
@@ -51,6 +52,7 @@ class Episode:
         self.mark = 0  # reported for threshold * 2**(mark-1)
         self.logged = False
         self.place: Place | None = None
+        self.circles = CircleWatch()
 
 
 class Turn:
@@ -168,6 +170,7 @@ class LoopWatcher:
         elif tick.now - self._turn.since >= threshold and glance.callbacks != 1:
             return self._sample(glance)
         if episode.mark:
+            episode.circles.look(self._clocks.ident, episode.mark)
             return min(_CLOSE_LOOK, threshold / 2)
         left = episode.since + mark - tick.now
         if left <= 0:  # excused
