@@ -1,7 +1,6 @@
 # expects: BRG104
 # advice: await bridge.to_process(
 # says: {holding}
-# also: BRG402
 # prints: 449999985000000
 """A C call in a thread that does not let go of the GIL: the loop has a timer due, and cannot run."""
 

@@ -1,8 +1,10 @@
 # expects: BRG302
 # says: {here}
 # says: {there}
-# hangs: yes
+# stderr: bridge.errors.WouldDeadlock
+# exit: 1
 # also: BRG101
+# also: BRG102
 """Two loops wait for each other, in a way that nobody can refuse: each stands still until the other goes on."""
 
 import asyncio

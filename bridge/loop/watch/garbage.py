@@ -72,7 +72,7 @@ class Collections:
             return
         took = time.monotonic() - began
         if took >= LONG:
-            self.stacks[ident] = capture(sys._getframe(1))
+            self.stacks[ident] = capture(sys._getframe().f_back)  # None at the interpreter's end
         self._spent[ident] = seconds + took, None
 
 
