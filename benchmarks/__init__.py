@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m benchmarks threads` or `processes`. See `__main__` for the command, `measure` for the method."""
+"""Benchmarks: `python -m benchmarks threads|processes|diagnostics`. See `__main__` and, for the method, `measure`."""

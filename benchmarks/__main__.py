@@ -1,4 +1,4 @@
-"""The command: `python -m benchmarks threads|processes [--quick] [--rounds N] [--only TEXT] [--json FILE]`.
+"""The command: `python -m benchmarks threads|processes|diagnostics [--quick] [--rounds N] [--only TEXT] [--json FILE]`.
 
 Ends with 0 whatever the figures are, and with 1 if a case crashed: figures depend on the machine, crashes do not.
 """
@@ -10,11 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import processes, report, threads
+from benchmarks import diagnostics, processes, report, threads
 from benchmarks.measure import Suite, judge, pin_to_one_core, run_section
 from benchmarks.peers import environment, missing
 
-SUITES: dict[str, Callable[..., Suite]] = {"processes": processes.suite, "threads": threads.suite}
+SUITES: dict[str, Callable[..., Suite]] = {
+    "diagnostics": diagnostics.suite,
+    "processes": processes.suite,
+    "threads": threads.suite,
+}
 ROUNDS, QUICK_ROUNDS = 9, 3
 
 

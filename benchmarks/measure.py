@@ -49,6 +49,9 @@ class Section:
     floor: str | None = None
     #: So many rounds are enough, because the figures hardly vary or because each takes long.
     max_rounds: int | None = None
+    #: Whether a target is the median of the ratios within each round, not the ratio of the medians: for differences that
+    #: are smaller than the drift of the machine from round to round. Then the first case is another one every two rounds.
+    paired: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ class Judged:
     target: Target
     measured: float | None
     status: Status
+    #: The least and the most of the ratios within the rounds, if the section is `paired`.
+    spread: tuple[float, float] | None = None
 
 
 def run_section(section: Section, rounds: int, progress: Callable[[str], None]) -> SectionResult:
@@ -123,7 +128,9 @@ def run_section(section: Section, rounds: int, progress: Callable[[str], None]) 
     results = [Measured(case) for case in section.cases]
     total = min(rounds, section.max_rounds or rounds)
     for number in range(total):
-        for measured in results if number % 2 == 0 else reversed(results):
+        first = number // 2 % len(results) if section.paired else 0
+        turn = results[first:] + results[:first]
+        for measured in turn if number % 2 == 0 else reversed(turn):
             progress(f"{section.title}: round {number + 1} of {total}: {measured.case.key}")
             if measured.crash is None:
                 _run_case(measured)
@@ -148,9 +155,11 @@ def judge(target: Target, results: list[SectionResult]) -> Judged:
     measured = None if result is None else _figure(target, result)
     if measured is None:
         return Judged(target, None, "not measured")
+    ratios = _ratios(target, result) if result is not None else []
+    spread = (min(ratios), max(ratios)) if ratios else None
     if target.hoped is not None and _reaches(measured, target.hoped, target):
-        return Judged(target, measured, "hoped met")
-    return Judged(target, measured, "met" if _reaches(measured, target.required, target) else "UNMET")
+        return Judged(target, measured, "hoped met", spread)
+    return Judged(target, measured, "met" if _reaches(measured, target.required, target) else "UNMET", spread)
 
 
 def _figure(target: Target, result: SectionResult) -> float | None:
@@ -160,7 +169,19 @@ def _figure(target: Target, result: SectionResult) -> float | None:
     other = result.median(target.other)
     if other is None:
         return None
+    ratios = _ratios(target, result)
+    if ratios:
+        return statistics.median(ratios)
     return ours / other if target.limit else other / ours
+
+
+def _ratios(target: Target, result: SectionResult) -> list[float]:
+    """Those within each round; none if the section is not `paired`, or if not both were measured."""
+    rounds = {measured.case.key: measured.rounds for measured in result.measured if measured.crash is None}
+    if not result.section.paired or target.ours not in rounds or target.other not in rounds:
+        return []
+    pairs = zip(rounds[target.ours], rounds[target.other], strict=True)
+    return [ours / other if target.limit else other / ours for ours, other in pairs]
 
 
 def _reaches(measured: float, wanted: float, target: Target) -> bool:

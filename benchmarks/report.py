@@ -84,13 +84,20 @@ def targets_table(judged: list[Judged], notes: list[str]) -> str:
             one.target.name,
             _wanted(one.target.required, one.target),
             "" if one.target.hoped is None else _wanted(one.target.hoped, one.target),
-            "" if one.measured is None else f"{one.measured:.2f}{one.target.unit}",
+            _measured(one),
             one.status,
         ]
         for one in judged
     ]
     lines = ["\nTargets", table(["", "required", "hoped for", "measured", "verdict"], rows, left=1)]
     return "\n".join([*lines, "", *notes])
+
+
+def _measured(one: Judged) -> str:
+    if one.measured is None:
+        return ""
+    spread = "" if one.spread is None else f" ({one.spread[0]:.2f} to {one.spread[1]:.2f})"
+    return f"{one.measured:.2f}{one.target.unit}{spread}"
 
 
 def _wanted(figure: float, target: Target) -> str:
@@ -146,6 +153,7 @@ def _judged_as_json(one: Judged) -> dict[str, Any]:
         "required": one.target.required,
         "hoped_for": one.target.hoped,
         "measured": one.measured,
+        "spread": one.spread,
         "unit": one.target.unit.strip(),
         "verdict": one.status,
     }

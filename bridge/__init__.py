@@ -9,6 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridge.diagnostics.events import Event as Event
+    from bridge.diagnostics.events import on_event as on_event
+    from bridge.diagnostics.formatting import JsonFormatter as JsonFormatter
+    from bridge.diagnostics.formatting import LineFormatter as LineFormatter
     from bridge.errors import BridgeError as BridgeError
     from bridge.errors import ExecutorClosed as ExecutorClosed
     from bridge.errors import LoopClosed as LoopClosed
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from bridge.loop.background import background_loop as background_loop
     from bridge.loop.event_loop import new_event_loop as new_event_loop
     from bridge.loop.runner import run as run
+    from bridge.loop.watch.foreign_loops import watch as watch
     from bridge.offloading import map as map  # noqa: A004
     from bridge.offloading import offload as offload
     from bridge.offloading import stream as stream
@@ -43,10 +48,13 @@ __version__ = "0.1.0"
 
 _HOME = {
     "BridgeError": "bridge.errors",
+    "Event": "bridge.diagnostics.events",
     "Executor": "bridge.executors.base",
     "ExecutorClosed": "bridge.errors",
     "ExecutorStatistics": "bridge.executors.statistics",
     "ForeignExecutor": "bridge.executors.foreign",
+    "JsonFormatter": "bridge.diagnostics.formatting",
+    "LineFormatter": "bridge.diagnostics.formatting",
     "LoopClosed": "bridge.errors",
     "OffloadTimeout": "bridge.errors",
     "Portal": "bridge.threads.portal",
@@ -64,6 +72,7 @@ _HOME = {
     "lanes": "bridge.executors.lanes",
     "map": "bridge.offloading",
     "new_event_loop": "bridge.loop.event_loop",
+    "on_event": "bridge.diagnostics.events",
     "offload": "bridge.offloading",
     "portal": "bridge.portals",
     "run": "bridge.loop.runner",
@@ -71,6 +80,7 @@ _HOME = {
     "syncify": "bridge.portals",
     "to_process": "bridge.offloading",
     "to_thread": "bridge.offloading",
+    "watch": "bridge.loop.watch.foreign_loops",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from bridge.executors.base import Executor
-from bridge.executors.lanes import lane
+from bridge.executors.lanes import lane, lane_prepared
 from bridge.loop.hosts import current_host
 from bridge.threads.host import CancelMode
 from bridge.threads.job import last_name, name_of
@@ -42,7 +42,7 @@ async def to_process(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> An
     A coroutine function runs there on a loop of its own. Raises what `fn` raises, and WorkerDied.
     """
     host = current_host()
-    executor = host.lanes.get("process") or lane("process", host)
+    executor = host.lanes.get("process") or await lane_prepared("process", host)
     return await host.perform(executor, host.new_job(fn, args, kwargs), executor.cancel_modes[0])
 
 
@@ -85,7 +85,7 @@ def offload(
 
         @functools.wraps(fn)
         async def offloaded(*args: Any, **kwargs: Any) -> Any:
-            executor = lane(to, current_host())
+            executor = await lane_prepared(to, current_host())
             if not executor.runs_coroutines:
                 _check_blocking(fn, executor)
             return await executor.run_job(fn, args, kwargs, _mode(executor, cancel), timeout)
@@ -133,7 +133,7 @@ def stream(
 
 async def _in_lane(to: str | Executor, start: Callable[[Executor], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
     """The lane is looked up when the iteration begins, on the loop that iterates."""
-    generator = start(lane(to, current_host()))
+    generator = start(await lane_prepared(to, current_host()))
     try:
         async for item in generator:
             yield item

@@ -165,6 +165,7 @@ class HomeJob:
         self.origin = origin
         there = origin is not None and not origin.runs_here()
         self.context = contextvars.Context() if there else contextvars.copy_context()
+        self.queued_at = 0.0
         self.call: Any = None
         self.cancelling: Any = None
 
@@ -239,6 +240,7 @@ class Crew:
     """What a crew does about portal calls, on `host`'s thread: look, in turns, and hand over outside of them."""
 
     def __init__(self, host: Host, member: Member):
+        self.name = "played"
         self.host = host
         self.member = member
         self.roster = Roster()

@@ -1,6 +1,8 @@
 """What the README and docs/ say is run: each python block is a whole program, and a text block after it is its output.
 
-`...` in an expected output stands for anything, as in doctest. Standard error and output are read as one.
+`...` in an expected output stands for anything, as in doctest. Standard error and output are read as one. Every warning
+is an error. README.md and docs/diagnostics.md show what people see who run the program just so, warnings included, and
+what it measures may come out otherwise: a number of seconds or milliseconds, or of percent, stands for any other.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from tests.conftest import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+README = ROOT / "README.md"
+DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
 #: What uses ProcessExecutor.
@@ -26,6 +30,7 @@ needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExe
 
 
 class Block(NamedTuple):
+    page: Path
     place: str
     code: str
     output: str
@@ -34,17 +39,17 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     text = page.read_text(encoding="utf-8")
     return [
-        Block(f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", match["code"], match["output"] or "")
+        Block(page, f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", match["code"], match["output"] or "")
         for match in BLOCK.finditer(text)
     ]
 
 
-def run_program(code: str, folder: Path, *args: str) -> str:
-    """The output of a program, which must end well and in time."""
+def run_program(code: str, folder: Path, *args: str, warnings: str | None = "error") -> str:
+    """The output of a program, which must end well and in time; `warnings` as for `python -W`."""
     program = folder / "program.py"
     program.write_text(code, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", program, *args],
+        [sys.executable, *(("-W", warnings) if warnings else ()), program, *args],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -57,21 +62,25 @@ def run_program(code: str, folder: Path, *args: str) -> str:
     return done.stdout
 
 
-def as_pattern(expected: str) -> str:
-    return ".*".join(re.escape(part) for part in expected.split("..."))
+def as_pattern(expected: str, *, measured: bool = False) -> str:
+    """What an output must match; where it holds what was `measured`, numbers of seconds and of percent may differ."""
+    pattern = ".*".join(re.escape(part) for part in expected.split("..."))
+    return re.sub(r"\d+(\\\.\d+)?(?=\\ (ms|s|%)(?![\w]))", r"\\d+(?:\\.\\d+)?", pattern) if measured else pattern
 
 
 @pytest.mark.parametrize(
     "block",
     [
         pytest.param(block, id=block.place, marks=[needs_processes] if PROCESS.search(block.code) else [])
-        for page in PAGES
-        for block in blocks(page)
+        for page in (README, *PAGES)
+        for block in blocks(page)[1 if page == README else 0 :]  # README's first one has a test of its own
     ],
 )
 def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
-    output = run_program(block.code, tmp_path)
-    assert re.fullmatch(as_pattern(block.output), output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"
+    diagnostics = block.page in (README, DIAGNOSTICS)
+    output = run_program(block.code, tmp_path, warnings=None if diagnostics else "error")
+    expected = as_pattern(block.output, measured=diagnostics)
+    assert re.fullmatch(expected, output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"
 
 
 def test_an_output_that_differs_in_one_letter_does_not_pass() -> None:
@@ -80,13 +89,21 @@ def test_an_output_that_differs_in_one_letter_does_not_pass() -> None:
 
 
 def test_every_python_block_in_the_docs_is_found() -> None:
-    for page in PAGES:
+    for page in (README, *PAGES):
         assert len(blocks(page)) == page.read_text(encoding="utf-8").count("```python"), page.name
+
+
+def test_what_was_measured_may_differ_and_nothing_else() -> None:
+    pattern = as_pattern("took 102 ms, 1.5 s, 98 % of 3 runs\n", measured=True)
+    assert re.fullmatch(pattern, "took 97.25 ms, 12 s, 100 % of 3 runs\n")
+    assert not re.fullmatch(pattern, "took 102 ms, 1.5 s, 98 % of 4 runs\n")
+    assert not re.fullmatch(pattern, "took 102 s, 1.5 s, 98 % of 3 runs\n")
+    assert not re.fullmatch(as_pattern("102 ms\n"), "103 ms\n")
 
 
 @needs_processes
 def test_the_program_in_the_readme_indexes_a_folder_in_threads_and_in_processes(tmp_path: Path) -> None:
-    (block,) = blocks(ROOT / "README.md")
+    block = blocks(README)[0]
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "one.py").write_text("def f(): pass\ndef g(): pass\n")
@@ -101,7 +118,7 @@ def test_the_program_in_the_readme_indexes_a_folder_in_threads_and_in_processes(
         db.close()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     for link in LINK.finditer(page.read_text(encoding="utf-8")):
         target = page.parent / link["file"] if link["file"] else page

@@ -18,7 +18,7 @@ import pytest
 
 import bridge
 from bridge.loop import EventLoop, event_loop
-from bridge.loop.event_loop import BATCH
+from bridge.loop.ready import BATCH
 from bridge.loop.sleeper import UNREAD, EpollSleeper, Sleeper
 from tests.conftest import PATIENCE, Gate, within
 

@@ -289,7 +289,7 @@ def test_an_event_from_a_finalizer_while_its_thread_is_emitting_is_not_stuck(own
             self.me = self  # garbage that only the collector finds
 
         def __del__(self) -> None:
-            own.emit(Event(code="BRG501", headline="from a finalizer"))
+            own.emit(Event(code="BRG201", headline="from a finalizer"))
 
     class Collecting(tuple[str, int, str]):
         """A place whose comparison sets the collector off, in the middle of the stream's own work."""

@@ -147,7 +147,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_clean_up() -> None:
 
 def test_ctrl_c_before_the_loop_has_started_the_call_withdraws_it() -> None:
     with running("""
-        with bridge.background_loop() as portal:
+        with bridge.background_loop(diagnostics=False) as portal:
             go_on = threading.Event()
 
             def hold():

@@ -335,7 +335,15 @@ def site_in(module: Callable[..., dict[str, Any]], line: str, filename: str = AP
 def test_a_call_becomes_one_that_is_awaited(line: str, thread: str, module) -> None:
     site = site_in(module, line)
     assert offloaded(site, "thread") == thread
-    assert offloaded(site, "process") == thread.replace("to_thread", "to_process")
+    process = None if "lambda" in line else thread.replace("to_thread", "to_process")
+    assert offloaded(site, "process") == process
+
+
+@pytest.mark.parametrize("line", ["stop(lambda: 5)", "stop(each for each in '1')", "stop(key=[lambda: 5])"])
+def test_what_cannot_be_pickled_is_not_sent_to_a_process(line: str, module) -> None:
+    site = site_in(module, line)
+    assert offloaded(site, "thread") is not None
+    assert offloaded(site, "process") is None
 
 
 def test_a_method_becomes_one_that_is_awaited(module) -> None:

@@ -458,19 +458,54 @@ def test_ones_own_clock_is_that_of_the_thread() -> None:
 
 
 @linux
-def test_the_schedule_tells_how_long_a_thread_ran() -> None:
-    schedule = clocks.schedule_of(threading.get_native_id())
-    assert schedule is not None
-    assert schedule.ran > 0
-    assert schedule.slices > 0
+def test_the_scheduler_tells_how_often_a_thread_was_given_a_core_and_whether_it_wants_one(new_gate: type[Gate]) -> None:
+    ready, go_on, done = new_gate(), new_gate(), new_gate()
+    schedulers: list[clocks.Scheduler] = []
+
+    def wait() -> None:
+        schedulers.append(clocks.Scheduler())
+        ready.open()
+        go_on.wait()
+        done.open()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    ready.wait()
+    (scheduler,) = schedulers
+    until(lambda: not scheduler.is_runnable())
+    before = scheduler.schedule()
+    go_on.open()
+    done.wait()
+    within(waiting)
+    own = clocks.Scheduler()
+    assert own.is_runnable()
+    after = own.schedule()
+    assert before is not None
+    assert after is not None
+    assert before.slices > 0
+    assert before.waited >= 0
+    for each in (scheduler, own):
+        each.close()
+        assert each.schedule() is None
+        assert not each.is_runnable()
+
+
+@linux
+@pytest.mark.parametrize("content", [b"", b"another file", b"one two three"])
+def test_what_another_file_says_is_not_taken_for_a_schedule(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clocks, "_content", lambda descriptor: content)
+    scheduler = clocks.Scheduler()
+    assert scheduler.schedule() is None
+    assert not scheduler.is_runnable()
+    scheduler.close()
 
 
 def test_what_no_clock_tells_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clocks.clock_of(None) is None
     assert clocks.cpu_seconds(None) is None
-    assert clocks.schedule_of(None) is None
-    assert clocks.schedule_of(2**30) is None
     monkeypatch.setattr(clocks, "_LINUX", False)
+    assert clocks.Scheduler().schedule() is None
+    assert not clocks.Scheduler().is_runnable()
     assert clocks.own_clock() is None
     monkeypatch.setattr(clocks, "resource", None)
     assert clocks.times_slept() is None

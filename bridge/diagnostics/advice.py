@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import ast
 import linecache
+from functools import lru_cache
 from itertools import islice
+from textwrap import dedent
 from typing import Literal
 
-from bridge.diagnostics.places import Site
+from bridge.diagnostics.places import Place, Site
 
 #: Longer calls are shortened to their function's name.
 _LONGEST = 100
+#: Lines that are read for the end of one statement.
+_MOST_LINES = 10
 
 
 def called_at(site: Site) -> ast.Call | None:
@@ -26,17 +30,75 @@ def called_at(site: Site) -> ast.Call | None:
     return tree if isinstance(tree, ast.Call) else None
 
 
-def offloaded(site: Site, to: Literal["thread", "process"]) -> str | None:
-    """`await bridge.to_thread(function, arguments)` for the call at `site`."""
+def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyncio") -> str | None:
+    """`await bridge.to_thread(function, arguments)` for the call at `site`; None if such a call would not work.
+
+    `library` is the one whose `sleep` is meant.
+    """
     call = called_at(site)
-    if call is None:
+    if call is None or (to == "process" and not _could_be_pickled(call)):
         return None
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
-        return f"await asyncio.sleep({', '.join(map(ast.unparse, call.args))})"
+        return f"await {library}.sleep({', '.join(map(ast.unparse, call.args))})"
     arguments = [ast.unparse(each) for each in (*call.args, *call.keywords)]
     line = f"await bridge.to_{to}({', '.join([function, *arguments])})"
     return line if len(line) <= _LONGEST else f"await bridge.to_{to}({function}, ...)"
+
+
+@lru_cache(maxsize=512)
+def awaited(place: Place, name: str) -> str | None:
+    """`await` before the call of the async function `name` that begins at `place`; None if none is found there."""
+    for last in range(place.line, place.line + _MOST_LINES):
+        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
+        tree = _parsed(dedent("".join(lines)).strip())
+        if tree is None:
+            continue
+        calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call))
+        call = next((each for each in calls if _last_name(each.func) == name), None)
+        if call is None:
+            return None
+        line = f"await {ast.unparse(call)}"
+        return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
+    return None
+
+
+def _parsed(text: str) -> ast.AST | None:
+    """A statement, or the head of one, such as `if fetch():`."""
+    for before, behind in (("", ""), ("", "\n    pass"), ("if 0: pass\n", "\n    pass"), ("(", ")")):
+        try:
+            return ast.parse(f"{before}{text}{behind}")
+        except (SyntaxError, ValueError):
+            continue
+    return None
+
+
+def _last_name(function: ast.expr) -> str | None:
+    """`close` of `self.connection.close`."""
+    return getattr(function, "attr", None) or getattr(function, "id", None)
+
+
+def threadsafe(site: Site) -> str:
+    """The call at `site`, made in another thread than the loop's, as one that the loop takes from any thread."""
+    call = called_at(site)
+    if call is None:
+        return "loop.call_soon_threadsafe(function, ...)"
+    function = ast.unparse(call.func)
+    owner, _, method = function.rpartition(".")
+    arguments = [ast.unparse(each) for each in call.args]
+    if method == "create_task" and arguments:
+        return f"asyncio.run_coroutine_threadsafe({arguments[0]}, {owner})"
+    loop = owner if method in ("call_soon", "call_later", "call_at", "stop") else "loop"
+    if call.keywords:
+        return f"{loop}.call_soon_threadsafe(lambda: {ast.unparse(call)})"
+    if method != "call_soon":
+        arguments = [function, *arguments]
+    return f"{loop}.call_soon_threadsafe({', '.join(arguments)})"
+
+
+def _could_be_pickled(call: ast.Call) -> bool:
+    """Could the function and its arguments go to another process, as far as their source tells?"""
+    return not any(isinstance(each, (ast.Lambda, ast.GeneratorExp)) for each in ast.walk(call))
 
 
 def _source_of(site: Site) -> str | None:

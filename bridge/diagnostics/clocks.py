@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 try:
@@ -13,11 +14,33 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+try:
+    import ctypes
+except ImportError:  # a Python that was built without
+    ctypes = None  # type: ignore[assignment]
+
 ThreadClock = int
 
 _LINUX = sys.platform == "linux"
 #: The kernel's mark for "CPU time of one thread, as the scheduler counts it" (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
 _PER_THREAD = 6
+#: Longer than what is read of a file in /proc.
+_LONGEST = 1024
+
+
+def _find_pread() -> Callable[[int, object, int, int], int] | None:
+    if ctypes is None or not _LINUX:
+        return None
+    try:
+        pread = ctypes.PyDLL(None).pread  # PyDLL: the GIL is kept
+    except (OSError, AttributeError):
+        return None
+    pread.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]
+    pread.restype = ctypes.c_ssize_t
+    return pread
+
+
+_pread: Callable[[int, object, int, int], int] | None = _find_pread()
 
 
 def own_clock() -> ThreadClock | None:
@@ -47,29 +70,57 @@ def cpu_seconds(clock: ThreadClock | None) -> float | None:
 
 
 class Schedule(NamedTuple):
-    """What the kernel's scheduler tells about one thread (Linux): seconds it ran, seconds it waited for a core, times
-    it was given one."""
+    """What the kernel's scheduler has counted for one thread: seconds it waited for a core, times it was given one."""
 
-    ran: float
     waited: float
     slices: int
 
 
-def schedule_of(native_id: int | None) -> Schedule | None:
-    """The schedule of a thread of this process, by its `threading.Thread.native_id`; None where that is not known."""
-    if native_id is None:
-        return None
+class Scheduler:
+    """What the kernel tells of a thread of this process (Linux; elsewhere nothing). Made in that thread.
+
+    It is read without letting go of the GIL, which `os.pread` does: whoever reads it has to wait for the GIL then, and
+    what he has read is old by as long as that takes.
+    """
+
+    def __init__(self) -> None:
+        folder = f"/proc/self/task/{threading.get_native_id()}/" if _LINUX and _pread is not None else None
+        self._schedule: int | None = _opened(folder, "schedstat")
+        self._state: int | None = _opened(folder, "stat")
+
+    def close(self) -> None:
+        """Tell no more."""
+        for descriptor in (self._schedule, self._state):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._schedule = self._state = None
+
+    def schedule(self) -> Schedule | None:
+        """None if that is not known."""
+        try:
+            _, waited, slices = _content(self._schedule).split()
+            return Schedule(int(waited) * 1e-9, int(slices))
+        except ValueError:  # closed meanwhile, and perhaps another file by now
+            return None
+
+    def is_runnable(self) -> bool:
+        """Does the thread run, or want to? False if that is not known."""
+        return _content(self._state).rpartition(b")")[2].split()[:1] == [b"R"]
+
+
+def _opened(folder: str | None, name: str) -> int | None:
     try:
-        descriptor = os.open(f"/proc/self/task/{native_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except (OSError, AttributeError):
+        return None if folder is None else os.open(folder + name, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
         return None
-    try:
-        ran, waited, slices = os.read(descriptor, 200).split()[:3]
-    except (OSError, ValueError):
-        return None
-    finally:
-        os.close(descriptor)
-    return Schedule(int(ran) * 1e-9, int(waited) * 1e-9, int(slices))
+
+
+def _content(descriptor: int | None) -> bytes:
+    if descriptor is None or _pread is None:
+        return b""
+    buffer = ctypes.create_string_buffer(_LONGEST)
+    length = _pread(descriptor, buffer, _LONGEST, 0)
+    return buffer.raw[: max(0, length)]
 
 
 def times_slept() -> int | None:

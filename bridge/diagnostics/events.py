@@ -129,11 +129,14 @@ class Stream:
             self._listeners += (listener,)
         return Subscription(close)
 
-    def emit(self, event: Event, *, weight: float = 0.0, every_time: bool = False, log: bool = True) -> bool:
+    def emit(
+        self, event: Event, *, weight: float = 0.0, every_time: bool = False, log: bool = True, traceback: bool = True
+    ) -> bool:
         """Log `event` and hand it to the listeners; from any thread, never raises. True if it was logged.
 
         A place that was logged for the same code within WINDOW is not logged again, unless it weighs more than before
-        or `every_time` is set. With `log` False only the listeners are told.
+        or `every_time` is set. With `log` False only the listeners are told; with `traceback` False the log goes without
+        the traceback of the event's exception, because that has been logged already.
         """
         try:
             repeats = self._admit(event, weight, every_time) if log else None
@@ -141,7 +144,7 @@ class Stream:
                 event = replace(event, repeats=repeats)
             try:
                 if repeats is not None:
-                    _log(event)
+                    _log(event, traceback)
             finally:
                 for listener in self._listeners:
                     _tell(listener, event)
@@ -177,11 +180,12 @@ class Stream:
         self._lock = threading.RLock()
 
 
-def _log(event: Event) -> None:
+def _log(event: Event, traceback: bool) -> None:
     own = CATALOGUE[event.code].logger
     if own.isEnabledFor(event.level):
         # Already formatted: the text of a message is never a format string.
-        own.log(event.level, "%s", event.message, exc_info=event.exception, extra={"bridge_event": event})
+        exception = event.exception if traceback else None
+        own.log(event.level, "%s", event.message, exc_info=exception, extra={"bridge_event": event})
 
 
 def _tell(listener: Callable[[Event], object], event: Event) -> None:
@@ -204,9 +208,11 @@ def on_event(callback: Callable[[Event], object]) -> Subscription:
     return stream.on_event(callback)
 
 
-def emit(event: Event, *, weight: float = 0.0, every_time: bool = False, log: bool = True) -> bool:
+def emit(
+    event: Event, *, weight: float = 0.0, every_time: bool = False, log: bool = True, traceback: bool = True
+) -> bool:
     """As `Stream.emit`, on the one stream of this process."""
-    return stream.emit(event, weight=weight, every_time=every_time, log=log)
+    return stream.emit(event, weight=weight, every_time=every_time, log=log, traceback=traceback)
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,7 @@ they show is kept alive.
 from __future__ import annotations
 
 import sys
-from inspect import CO_COROUTINE
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from types import FrameType
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from bridge.diagnostics.places import Place, Site, is_bridges, is_installed, is_
 #: Frames that are looked at, and lines that are shown, of one stack.
 _DEEPEST = 2000
 _MOST_LINES = 30
+#: Code in which an `await` can be written.
+_AWAITS = CO_COROUTINE | CO_ASYNC_GENERATOR
 
 
 class Stack(NamedTuple):
@@ -33,7 +35,7 @@ class Stack(NamedTuple):
         sites = [site for site in self.sites if not is_bridges(site[0].co_filename)]
         foreign = [site for site in sites if not is_stdlib(site[0].co_filename)]
         own = (site for site in foreign if not is_installed(site[0].co_filename))
-        awaiting = (site for site in foreign if site[0].co_flags & CO_COROUTINE)
+        awaiting = (site for site in foreign if site[0].co_flags & _AWAITS)
         return next((each for choice in (own, awaiting, foreign, sites, self.sites) for each in choice), None)
 
     @property
@@ -45,10 +47,18 @@ class Stack(NamedTuple):
     @property
     def awaiting(self) -> Site | None:
         """The innermost coroutine of the application: where an `await` could be written."""
-        coroutines = [site for site in self.sites if site[0].co_flags & CO_COROUTINE]
+        coroutines = [site for site in self.sites if site[0].co_flags & _AWAITS]
         own = (site for site in coroutines if not is_installed(site[0].co_filename))
         foreign = (site for site in coroutines if not is_stdlib(site[0].co_filename))
         return next((each for choice in (own, foreign) for each in choice), None)
+
+    @property
+    def outermost_coroutine(self) -> Site | None:
+        """The coroutine that all others run in, of those that are not bridge's or the standard library's."""
+        sites = (site for site in reversed(self.sites) if site[0].co_flags & _AWAITS)
+        return next(
+            (site for site in sites if not is_bridges(site[0].co_filename) and not is_stdlib(site[0].co_filename)), None
+        )
 
     def lines(self) -> tuple[str, ...]:
         """One line a frame, innermost first; frames of installed files that follow one another are one line."""

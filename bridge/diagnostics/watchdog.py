@@ -73,6 +73,8 @@ class Watchdog:
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         #: True while the thread sleeps and somebody rests: call `wake` after a change that a watcher should see.
         self.parked: bool = False
+        #: Another number in each forked child, where nothing is watched of what its parent had watched.
+        self.generation: int = 0
         self._clock = clock
         self._start_afresh()
 
@@ -83,7 +85,9 @@ class Watchdog:
         self._gate.acquire()
         self._watchers: dict[Watcher, _Due] = {}
         self._thread: threading.Thread | None = None
+        self._started_at = 0.0
         self._stopping = False
+        self.generation += 1
 
     # -- from any thread -----------------------------------------------------------------------------------------------
 
@@ -94,6 +98,7 @@ class Watchdog:
             start = self._thread is None and not self._stopping
             if start:
                 self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+                self._started_at = self._clock()
                 thread = self._thread
         if start:
             try:
@@ -128,7 +133,7 @@ class Watchdog:
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        tick = Tick(self._clock())
+        tick = self._first_tick()
         while not self._stopping:
             wait = self.look(tick)
             if self._anybody_rests():
@@ -140,6 +145,13 @@ class Watchdog:
             self.parked = False
             if not self._watchers and not called and self._leave():
                 return
+
+    def _first_tick(self) -> Tick:
+        """A thread that has just begun has slept for nothing but the GIL."""
+        now = self._clock()
+        late = max(0.0, now - self._started_at)
+        slept = times_slept()
+        return Tick(now, late, None if slept is None else min(late, slept * _GIL_REQUEST))
 
     def _leave(self) -> bool:
         with self._lock:

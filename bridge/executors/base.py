@@ -6,6 +6,7 @@ call all day (`run`, `submit`, `map`, `amap`, `stream`, `with`) is built here, o
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from concurrent.futures import Executor as StandardExecutor
@@ -29,6 +30,8 @@ from bridge.threads.future_job import FutureJob
 from bridge.threads.here import current_job
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
+from bridge.threads.lost import is_told
+from bridge.threads.trail import last_step
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -144,8 +147,10 @@ class Executor(StandardExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `concurrent.futures.Executor.submit`: schedule `fn(*args, **kwargs)`, return its Future. Any thread."""
         job = FutureJob(fn, args, kwargs, origin_here(), self.withdraw)
-        job.site = submit_site()
+        site = job.site = submit_site()
         future = job.future
+        if site is not None and site[0] is sys._getframe(1).f_code and is_told(job.origin):  # `map` drops some knowingly
+            future.tell_if_lost(fn, "executor.submit(...).result()", site, last_step())
         try:
             self.submit_job(job)
         except RuntimeError:  # refused; anything else (Ctrl-C) comes when it may have been accepted

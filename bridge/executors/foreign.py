@@ -13,7 +13,6 @@ Foreign callbacks may run under locks of their executor: nothing here calls an e
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections import deque
@@ -45,11 +44,10 @@ from bridge.threads.here import here
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.pool import SAMPLES, WorkerPool
+from bridge.threads.stuck import report_job
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-logger: logging.Logger = logging.getLogger("bridge.executors")
 
 _numbers = count(1)
 
@@ -411,13 +409,13 @@ class ForeignExecutor(Executor):
     def _report(self) -> None:
         report_stuck(cast(WorkerPool, self._seats))
         for job in [] if self._in_threads else list(self._flights):
-            logger.error(
-                "BRG404 %s has not ended %.1f s after %r was told to close; it is left to the %s that has it.\n"
-                "Give what it waits for a timeout, or use bridge.ProcessExecutor, which can end a running function.",
-                name_of(job.fn),
-                monotonic() - self._seats.closed_at,
-                self.name,
-                type(self._executor).__name__,
+            waited = monotonic() - self._seats.closed_at
+            report_job(
+                job,
+                f"{name_of(job.fn)} has not ended {waited:.1f} s after {self.name!r} was told to close; "
+                f"it is left to the {type(self._executor).__name__} that has it.",
+                "a timeout for what it waits for, or bridge.ProcessExecutor, which can end a running function",
+                {"bridge.executor.name": self.name, "bridge.duration": waited},
             )
 
     def after_fork_in_child(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor as StandardExecutor
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
 from bridge.executors.base import Executor, origin_here
 from bridge.threads.future_job import FutureJob
 from bridge.threads.job import Job
+from bridge.threads.lost import AttendedFuture
 
 
 class Sender(Protocol):
@@ -20,7 +21,7 @@ class Sender(Protocol):
     def has_begun(self, job: Job) -> bool: ...
 
 
-class ForeignFuture(Future[Any]):
+class ForeignFuture(AttendedFuture):
     """What `submit` returns where only the foreign future knows whether the function has begun."""
 
     def __init__(self, job: Job, executor: Sender):

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 from bridge.errors import WouldDeadlock
+from bridge.threads.deadlock import tell_refused
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.pool import WorkerPool
@@ -86,6 +87,14 @@ class Seats:
                 return
         if last is not None:
             name = name_of(last.fn)
+            tell_refused(
+                f"{name} cannot begin on {self.name!r}: all of its threads ({len(seats)}) wait for tasks that wait for "
+                f"functions in that same pool",
+                seats[0].thread.ident,
+                None,
+                f"bridge.ThreadExecutor({self.limit}), whose threads lend their place while they wait for the loop",
+                {"bridge.executor.name": self.name},
+            )
             self.refuse(
                 last,
                 WouldDeadlock(

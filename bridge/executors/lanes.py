@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from importlib import import_module
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +14,16 @@ from bridge.executors.thread import ThreadExecutor
 from bridge.loop.hosts import current_host
 from bridge.loop.runner import check_lanes
 from bridge.threads.host import Host
+
+#: Takes a tenth of a second and more to import.
+_PROCESSES = "bridge.executors.process.executor"
+
+
+async def lane_prepared(to: str | Executor, host: Host) -> Executor:
+    """As `lane`; but what must be imported for it first is imported in a thread, so that the loop is not held up."""
+    if to == "process" and to not in host.lanes and _PROCESSES not in sys.modules:
+        await host.perform(host.pool(), host.new_job(import_module, (_PROCESSES,), {}), "abandon")
+    return lane(to, host)
 
 
 def lane(to: str | Executor, host: Host) -> Executor:

@@ -10,9 +10,7 @@ daemon, is reported, and is left behind.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
-import traceback
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
@@ -23,9 +21,10 @@ import anyio.to_thread
 from bridge.errors import LoopClosed
 from bridge.loop.event_loop import new_event_loop
 from bridge.loop.hosts import current_host
-from bridge.loop.runner import HostedRun, LoopFactory, check_timeout, run_on_asyncio
+from bridge.loop.runner import HostedRun, LoopFactory, check_timeout, diagnosed, run_on_asyncio
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
+from bridge.threads.stuck import report_thread
 
 logger: logging.Logger = logging.getLogger("bridge.loop")
 
@@ -35,7 +34,8 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     Leaving waits until every call into the loop is answered, then closes it; leaving by an exception cancels them. What
     does not end within `shutdown_timeout` seconds is reported with its stack and left behind. `loop_factory` makes any
-    asyncio loop (None: asyncio's default). The portal may be used from any number of threads.
+    asyncio loop (None: asyncio's default). The portal may be used from any number of threads. `diagnostics` as for
+    `bridge.run`.
     """
 
     def __init__(
@@ -45,10 +45,12 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         loop_factory: LoopFactory | None = new_event_loop,
         shutdown_timeout: float = 10.0,
         name: str = "bridge-loop",
+        diagnostics: bool | None = None,
     ):
         check_timeout(shutdown_timeout)
         self._debug = debug
-        self._loop_factory = loop_factory
+        self._loop_factory = diagnosed(loop_factory, diagnostics)
+        self._diagnostics = diagnostics
         self._shutdown_timeout = shutdown_timeout
         self._name = name
         self._thread: threading.Thread | None = None
@@ -112,7 +114,8 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     def _run(self) -> None:
         try:
-            run_on_asyncio(HostedRun(self._shutdown_timeout), self._serve, (), self._debug, self._loop_factory)
+            run = HostedRun(self._shutdown_timeout, diagnostics=self._diagnostics)
+            run_on_asyncio(run, self._serve, (), self._debug, self._loop_factory)
         except BaseException as error:
             if self._ready.done():
                 logger.error("the background loop in thread %r ended by an error", self._name, exc_info=error)
@@ -140,13 +143,10 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     def _report(self, thread: threading.Thread, host: Host) -> None:
         host.close(f"{host!r} was left behind: something blocks it")
-        frame = sys._current_frames().get(thread.ident or 0)
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else "(no stack)"
-        logger.error(
-            "BRG404 %r has not ended %.1f s after its block was left; its thread %r is left behind.\n"
-            "Something blocks this loop: await it, or send it to a thread with bridge.to_thread.\n%s",
-            host,
-            self._shutdown_timeout,
-            self._name,
-            stack,
+        report_thread(
+            thread.ident,
+            f"{host!r} has not ended {self._shutdown_timeout:.1f} s after its block was left; "
+            f"its thread {self._name!r} is left behind.",
+            "await bridge.to_thread(...) around what blocks the loop",
+            {"bridge.duration": self._shutdown_timeout, "thread.name": self._name},
         )

@@ -9,7 +9,7 @@ writes `_nap`, then looks at `_ready`: one sees the other. A waker delayed betwe
 of an old nap, which costs one byte later on and loses nothing. There is no lock, so all of it may be called from a signal
 handler that has interrupted it.
 
-A round of the loop runs as much as `len(_ready)` says at its beginning. `_Ready` says no more than `BATCH`, so that no
+A round of the loop runs as much as `len(_ready)` says at its beginning. `Ready` says no more than `BATCH`, so that no
 flood from threads keeps the loop from its own I/O and timers; the order of everything stays what it was.
 
 Closing: `close` sets `_shut`, then puts a new deque in the place of `_ready`. A waker takes hold of the deque, then looks
@@ -27,61 +27,30 @@ import selectors
 import sys
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError as ThreadCancelled
-from contextvars import Context, copy_context
+from contextvars import Context
+from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
+from types import FunctionType
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
 
+from bridge.diagnostics.switch import wanted
 from bridge.errors import LoopClosed
+from bridge.loop.executor_job import ExecutorJob
+from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import host_of
+from bridge.loop.lost import THREADSAFE, attend, report
+from bridge.loop.ready import HANDLE_SLOTS, LeanHandle, Ready, is_in
+from bridge.loop.scheduling import SchedulingLoop
 from bridge.loop.sleeper import EpollSleeper, Sleeper
+from bridge.loop.watch.watching import Watch, watch_of
 from bridge.threads.closing import report_stuck
 from bridge.threads.inbox import Item
-from bridge.threads.job import Job
 from bridge.threads.pool import WorkerPool
-
-if TYPE_CHECKING:  # what all of them have in common
-    from asyncio import BaseEventLoop as StockLoop
-elif sys.platform == "win32":
-    from asyncio import ProactorEventLoop as StockLoop
-else:
-    from asyncio import SelectorEventLoop as StockLoop
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
-
-_HANDLE_SLOTS = {"_callback", "_args", "_cancelled", "_loop", "_source_traceback", "_repr", "_context"}
-
-
-class _LeanHandle(asyncio.Handle):
-    """A Handle without the debug mode's bookkeeping, made in half the time."""
-
-    __slots__ = ()
-
-    def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None):
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback = callback
-        self._args = args
-        self._cancelled = False
-        self._repr = None
-        self._source_traceback = None
-
-
-#: Callbacks run before the loop looks at its I/O and timers again.
-BATCH = 256
-
-
-class _Ready(deque[Any]):
-    """The ready queue, of which each round of the loop sees a bounded part."""
-
-    __slots__ = ()
-
-    def __len__(self) -> int:
-        length = super().__len__()
-        return min(BATCH, length)
 
 
 def _details_are_known(loop: Any) -> bool:
@@ -91,15 +60,11 @@ def _details_are_known(loop: Any) -> bool:
         and isinstance(getattr(loop, "_selector", None), selectors.BaseSelector)
         and callable(getattr(loop, "_write_to_self", None))
         and hasattr(loop, "_ssock")
-        and set(asyncio.Handle.__slots__) >= _HANDLE_SLOTS
+        and set(asyncio.Handle.__slots__) >= HANDLE_SLOTS
     )
 
 
-def _is_in(ready: deque[Any], item: object) -> bool:
-    return any(left is item for left in list(ready))
-
-
-class EventLoop(StockLoop):
+class EventLoop(SchedulingLoop):
     """A drop-in asyncio event loop whose door from other threads is coalesced, signal-safe and answers when it closes.
 
     Use it through `bridge.run`, or as a factory: `asyncio.Runner(loop_factory=bridge.new_event_loop)`, uvicorn's
@@ -107,31 +72,65 @@ class EventLoop(StockLoop):
     `run_in_executor(None, ...)` goes to bridge's worker threads unless `set_default_executor` was called.
     """
 
-    _closed: bool
-    _debug: bool
     _default_executor: Any
-    _ready: deque[Any]
+    _exception_handler: Any
     _selector: Any
     _ssock: Any
     _csock: Any
     _process_self_data: Callable[[bytes], None]
-    _check_closed: Callable[[], None]
     _check_default_executor: Callable[[], None]
-    _check_callback: Callable[[Any, str], None]
     _bridge_door: Callable[[Item], None] | None
 
-    def __init__(self, *args: Any):
+    def __init__(self, *args: Any, diagnostics: bool | None = None):
         self._nap = 0
         self._woken = -1
         self._shut = False
-        super().__init__(*args)
+        self._watch: Watch | None = None
+        self._told = 0  # the exception context that was reported last
+        super().__init__(*args, diagnostics=wanted(diagnostics))
         if _details_are_known(self):
-            self._ready = _Ready(self._ready)
+            self._ready = Ready(self._ready)
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper
             self._selector = sleeper(self, self._selector)
             self._bridge_door = self._post
+            self._known = True
         else:
             self._bridge_door = None
+        self._choose_ways()
+
+    def run_forever(self) -> None:
+        """As in asyncio; with diagnostics on, it is watched for as long as it runs."""
+        if self._closed or self.is_running():  # which raises
+            super().run_forever()
+            return
+        if self._known and (self._diagnostics or self._debug):
+            self.guard = get_ident()
+        try:
+            self._run_watched()
+        finally:
+            self.guard = None
+
+    def _run_watched(self) -> None:
+        if not self._diagnostics:
+            super().run_forever()
+            return
+        watch = self._watch = watch_of(self, self._watch)
+        watch.resume()
+        try:
+            with RemembersOrigins():
+                super().run_forever()
+        finally:
+            watch.pause()
+
+    @property
+    def is_watched(self) -> bool:
+        """Does it have itself watched, while it runs?"""
+        return self._diagnostics
+
+    @property
+    def calls_the_watchdog(self) -> bool:
+        """Does it say so when it wakes up, if nobody has looked at it for a while?"""
+        return self._bridge_door is not None
 
     # -- the door ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class EventLoop(StockLoop):
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
@@ -152,30 +151,23 @@ class EventLoop(StockLoop):
     ) -> asyncio.Handle:
         """As in asyncio; safe in signal handlers too. Raises LoopClosed, which is a RuntimeError."""
         ready = self._ready
-        if self._bridge_door is None or self._debug or self._shut:
-            if self._shut:
-                raise LoopClosed(self._closed_message())
-            handle: asyncio.Handle = super().call_soon_threadsafe(callback, *args, context=context)
-            return handle
-        handle = _LeanHandle(callback, args, self, context)
+        if type(callback) is FunctionType and callback.__code__ is THREADSAFE and self._diagnostics:
+            attend(self, callback)
+        if self._plain:
+            handle: asyncio.Handle = LeanHandle(callback, args, self, context)
+        elif self._shut:
+            raise LoopClosed(self._closed_message())
+        elif self._checked:
+            handle = self._checked_handle(callback, args, context, "call_soon_threadsafe")
+        else:
+            return super().call_soon_threadsafe(callback, *args, context=context)
         ready.append(handle)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and _is_in(ready, handle):  # type: ignore[unreachable]  # closed since we looked
+        if self._shut and is_in(ready, handle):  # closed since we looked
             raise LoopClosed(self._closed_message())
-        return handle
-
-    def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
-    ) -> asyncio.Handle:
-        """As in asyncio."""
-        if self._bridge_door is None or self._debug or self._closed:
-            handle: asyncio.Handle = super().call_soon(callback, *args, context=context)
-            return handle
-        handle = _LeanHandle(callback, args, self, context)
-        self._ready.append(handle)
         return handle
 
     def _read_from_self(self) -> None:
@@ -206,6 +198,22 @@ class EventLoop(StockLoop):
     def _closed_message(self) -> str:
         return f"Event loop is closed: {self!r} has ended and runs nothing any more"
 
+    # -- what it is told of --------------------------------------------------------------------------------------------
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """As in asyncio; with diagnostics on, an exception that nobody asked for is told with its lines."""
+        super().default_exception_handler(context)
+        if self._diagnostics:
+            self._told = id(context)
+            report(self, context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """As in asyncio; listeners hear of such an exception even where the program has set a handler of its own."""
+        super().call_exception_handler(context)
+        told, self._told = self._told, 0
+        if self._exception_handler is not None and self._diagnostics and told != id(context):
+            report(self, context, log=False)
+
     # -- its threads ---------------------------------------------------------------------------------------------------
 
     def run_in_executor(self, executor: Any, func: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
@@ -217,7 +225,7 @@ class EventLoop(StockLoop):
         self._check_default_executor()
         if self._debug:
             self._check_callback(func, "run_in_executor")
-        return _ExecutorJob.submit(self, host_of(self).pool(), func, args)
+        return ExecutorJob.submit(self, host_of(self).pool(), func, args)
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """As in asyncio: wait for what runs in the default executor, at most `timeout` seconds (None: no limit).
@@ -248,6 +256,9 @@ class EventLoop(StockLoop):
             super().close()
             return
         self._shut = True
+        self._plain = self._checked = False
+        if self._watch is not None:
+            self._watch.close()
         left: deque[Any] = deque()
         if self._bridge_door is not None:
             left, self._ready = self._ready, left
@@ -263,48 +274,10 @@ class EventLoop(StockLoop):
                 item.refuse(LoopClosed(self._closed_message()))
 
 
-class _ExecutorJob(Job, Item):
-    """A job whose outcome goes into an asyncio future, for `run_in_executor`."""
+def new_event_loop(*, diagnostics: bool | None = None) -> EventLoop:
+    """A new `bridge.loop.EventLoop`, for every place that takes a loop factory.
 
-    __slots__ = ("future", "loop")
-
-    @classmethod
-    def submit(
-        cls, loop: EventLoop, pool: WorkerPool, fn: Callable[..., Any], args: tuple[Any, ...]
-    ) -> asyncio.Future[Any]:
-        job = cls(fn, args, {}, host_of(loop))
-        job.loop = loop
-        job.future = future = loop.create_future()
-        future.add_done_callback(lambda future: future.cancelled() and pool.withdraw(job))
-        pool.submit_job(job)
-        return future
-
-    loop: EventLoop
-    future: asyncio.Future[Any]
-
-    def deliver(self) -> None:
-        try:
-            self.origin.post(self)  # type: ignore[union-attr]
-        except LoopClosed:
-            pass  # nobody is left to be told
-
-    def _run(self) -> None:
-        future = self.future
-        del self.future
-        if future.done():
-            return
-        value, error = self.take_awaitable_outcome()
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(_as_asyncio(error))
-
-
-def _as_asyncio(error: BaseException) -> BaseException:
-    """asyncio has its own CancelledError; a function that waits for a concurrent future raises the other one."""
-    return asyncio.CancelledError(*error.args) if type(error) is ThreadCancelled else error
-
-
-def new_event_loop() -> EventLoop:
-    """A new `bridge.loop.EventLoop`, for every place that takes a loop factory."""
-    return EventLoop()
+    `diagnostics` says whether it is watched while it runs, and reports what goes wrong; None: yes, unless the environment
+    has BRIDGE_DIAGNOSTICS=0.
+    """
+    return EventLoop(diagnostics=diagnostics)

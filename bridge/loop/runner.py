@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
+from bridge.diagnostics.switch import wanted
 from bridge.loop.asyncio_host import AsyncioHost
-from bridge.loop.event_loop import new_event_loop
+from bridge.loop.event_loop import EventLoop, new_event_loop
 from bridge.loop.hosts import current_host
+from bridge.loop.watch.foreign_loops import watch_here
 from bridge.threads.blocking import loop_runs_here
 from bridge.threads.closing import close_and_wait
 from bridge.threads.host import Host
@@ -41,8 +44,9 @@ class Lane(Protocol):
 class HostedRun:
     """One run of a loop: what must happen before it starts and after it has ended. It owns its lanes."""
 
-    def __init__(self, shutdown_timeout: float, lanes: Mapping[str, Lane] | None = None):
+    def __init__(self, shutdown_timeout: float, lanes: Mapping[str, Lane] | None = None, diagnostics: bool | None = None):
         self.host: Host | None = None
+        self._diagnostics = diagnostics
         self._shutdown_timeout = shutdown_timeout
         self._lanes = dict(lanes or {})
         self._last_call: AsyncGenerator[None, None] | None = None  # kept, for the loop to close
@@ -55,7 +59,21 @@ class HostedRun:
         if isinstance(host, AsyncioHost):
             self._last_call = _last_call(host)
             await anext(self._last_call)
-        return await async_fn(*args)
+        with self._watched(host):
+            return await async_fn(*args)
+
+    @contextmanager
+    def _watched(self, host: Host) -> Iterator[None]:
+        """A loop that is not bridge's does not have itself watched."""
+        chosen = isinstance(host.loop, EventLoop) and self._diagnostics is None  # by whoever made the loop
+        if chosen or not wanted(self._diagnostics):
+            yield
+            return
+        end = watch_here()
+        try:
+            yield
+        finally:
+            end()
 
     def main_has_ended(self) -> None:
         """From here on the end is a matter of `shutdown_timeout`."""
@@ -140,6 +158,7 @@ def run(
     shutdown_timeout: float = 10.0,
     executors: Mapping[str, Lane] | None = None,
     backend: Literal["asyncio", "trio"] = "asyncio",
+    diagnostics: bool | None = None,
 ) -> T:
     """Run `async_fn(*args)` on a new loop until it returns; end everything it started; return or raise its outcome.
 
@@ -147,7 +166,8 @@ def run(
     cancelled, the loop is closed and threads are waited for, `shutdown_timeout` seconds at most: a function that is still
     running then is reported with its stack and left behind. Ctrl-C is handled as by `asyncio.Runner`.
     `loop_factory` makes any asyncio loop (None: asyncio's default); with `backend="trio"` it is trio that runs, and
-    neither `loop_factory` nor `debug` has a meaning.
+    neither `loop_factory` nor `debug` has a meaning. `diagnostics` turns the reports of docs/diagnostics.md on or off
+    (None: on, unless the environment has BRIDGE_DIAGNOSTICS=0); of a loop that is not bridge's it is told what blocks it.
 
     Raises TypeError for anything but an async function, RuntimeError inside a running loop, and what `async_fn` raises.
     """
@@ -159,12 +179,17 @@ def run(
             f"bridge.run({last_name(async_fn)}) was called where a loop is running already: "
             f"write `await {last_name(async_fn)}(...)` here, and bridge.run only at the top of the program."
         )
-    hosted = HostedRun(shutdown_timeout, executors)
+    hosted = HostedRun(shutdown_timeout, executors, diagnostics)
     if backend == "trio":
         return run_on_trio(hosted, async_fn, args)
     if backend != "asyncio":
         raise ValueError(f"backend is 'asyncio' or 'trio', not {backend!r}")
-    return run_on_asyncio(hosted, async_fn, args, debug, loop_factory)
+    return run_on_asyncio(hosted, async_fn, args, debug, diagnosed(loop_factory, diagnostics))
+
+
+def diagnosed(loop_factory: LoopFactory | None, diagnostics: bool | None) -> LoopFactory | None:
+    """bridge's own loop, told whether to diagnose itself; any other factory as it is."""
+    return partial(new_event_loop, diagnostics=diagnostics) if loop_factory is new_event_loop else loop_factory
 
 
 def check_timeout(shutdown_timeout: object) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
+from bridge.diagnostics.watchdog import watchdog
+
 #: Wake-up bytes that may lie in the self-pipe.
 UNREAD = 64
 
@@ -46,6 +48,8 @@ class Sleeper:
             return self._poll(0 if self._ready else timeout)
         finally:
             loop._nap = 0
+            if watchdog.parked:
+                watchdog.wake()
 
 
 class EpollSleeper(Sleeper):

@@ -27,6 +27,8 @@ from bridge.threads.blocking import refuse_blocking
 from bridge.threads.here import here
 from bridge.threads.inbox import Item
 from bridge.threads.job import name_of
+from bridge.threads.lost import AttendedFuture
+from bridge.threads.trail import settle_in, trail_here
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
@@ -58,6 +60,7 @@ class Call(Item):
         self.fn: Callable[..., Any] = fn
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs
+        trail_here()
         self.context: Context = copy_context()
         self.task: Any = None  # what the host needs in order to cancel it, once it runs
         self.value: Any = None
@@ -107,6 +110,7 @@ class Call(Item):
 
     def _run(self) -> None:
         if self.claim():
+            settle_in(self.context)
             self.host.start(self)
 
     def answer(self, value: Any, error: BaseException | None) -> None:
@@ -262,8 +266,8 @@ class FutureCall(Call):
     def __init__(self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         super().__init__(host, fn, args, kwargs)
         self.scope: set[FutureCall] | None = None  # the `with portal` that owns it
-        self.future: Future[Any] = PortalFuture(self)
-        self.future.add_done_callback(self._future_done)
+        self.future: PortalFuture = PortalFuture(self)
+        Future.add_done_callback(self.future, self._future_done)  # which asks for nothing
 
     def _run(self) -> None:
         future = getattr(self, "future", None)  # another thread may be answering just now
@@ -324,7 +328,7 @@ class FutureCall(Call):
             future.set_exception(LoopClosed(reason))
 
 
-class PortalFuture(Future[Any]):
+class PortalFuture(AttendedFuture):
     """A concurrent Future that knows which loop answers it: waiting on that loop's own thread is refused, and a worker
     that waits for it lends its slot."""
 

@@ -8,26 +8,31 @@ what happens without a limit).
 from __future__ import annotations
 
 import atexit
-import logging
-import sys
-import traceback
+from threading import get_ident
 from time import monotonic, sleep
 
 from bridge.errors import WouldDeadlock
+from bridge.threads.deadlock import tell_refused
 from bridge.threads.here import here
 from bridge.threads.job import name_of
 from bridge.threads.pool import WorkerPool, pools
+from bridge.threads.stuck import report_thread
 
 #: Seconds that the end of a program waits for functions that are still running in threads.
 SHUTDOWN_TIMEOUT = 10.0
-
-logger: logging.Logger = logging.getLogger("bridge.threads")
 
 
 def refuse_own_worker(pool: WorkerPool) -> None:
     """Raise WouldDeadlock in a thread of the pool itself: the pool cannot end before that thread does."""
     worker = here.worker
     if worker is not None and worker.pool is pool:
+        tell_refused(
+            f"{pool.name!r} was told to shut down and wait by a function that it runs itself",
+            get_ident(),
+            get_ident(),
+            "shutdown(wait=False)",
+            {"bridge.executor.name": pool.name},
+        )
         raise WouldDeadlock(
             f"{pool.name!r} was told to shut down and wait by a function that it runs itself "
             f"({name_of(worker.job.fn) if worker.job else '?'}): it would wait for its own end. "
@@ -54,22 +59,24 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
 
 
 def report_stuck(pool: WorkerPool) -> None:
-    """Log, with the stack of each, the functions that a pool gives up waiting for."""
+    """Report, with the stack of each, the functions that a pool gives up waiting for."""
     pool.given_up = True
-    frames = sys._current_frames()
     for worker in list(pool.workers):
-        job, ident = worker.job, worker.thread.ident
-        if job is None or ident not in frames:
+        job, thread = worker.job, worker.thread
+        if job is None or not thread.is_alive():
             continue
-        stack = "".join(traceback.format_stack(frames[ident]))
-        logger.error(
-            "BRG404 %s has not ended %.1f s after %r was told to close; its thread %r is left behind.\n"
-            "Let it end by itself: give the blocking call a timeout, or call bridge.check_cancelled() in its loop.\n%s",
-            name_of(job.fn),
-            monotonic() - pool.closed_at,
-            pool.name,
-            worker.thread.name,
-            stack,
+        waited = monotonic() - pool.closed_at
+        report_thread(
+            thread.ident,
+            f"{name_of(job.fn)} has not ended {waited:.1f} s after {pool.name!r} was told to close; "
+            f"its thread {thread.name!r} is left behind.",
+            "bridge.check_cancelled() in its loop, or a timeout for the blocking call: nothing else ends a thread",
+            {
+                "bridge.executor.name": pool.name,
+                "bridge.function": name_of(job.fn),
+                "bridge.duration": waited,
+                "thread.name": thread.name,
+            },
         )
 
 

@@ -7,13 +7,14 @@ Whether a queued job is cancelled or begun is decided by the job's claim; the fu
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, InvalidStateError
 from threading import Condition
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bridge.errors import ExecutorClosed
 from bridge.threads.fork import tell_after_fork
 from bridge.threads.job import Job, name_of
+from bridge.threads.lost import AttendedFuture
 
 if TYPE_CHECKING:
     from bridge.diagnostics.places import Site
@@ -54,7 +55,7 @@ class FutureJob(Job):
         withdraw_from: Callable[[Job], bool],
     ):
         super().__init__(fn, args, kwargs, origin)
-        self.future: Future[Any] = _JobFuture(self, withdraw_from)
+        self.future: AttendedFuture = _JobFuture(self, withdraw_from)
         _pending.jobs[self] = None
 
     def begin(self) -> bool:
@@ -68,10 +69,13 @@ class FutureJob(Job):
     def deliver(self) -> None:
         future = self.future
         value, error = self.take_outcome()
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        try:
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        except InvalidStateError:  # it was answered to end a deadlock
+            pass
         del self.future  # the future knows the job; the other way round it would be a cycle
         _pending.jobs.pop(self, None)
 
@@ -90,7 +94,7 @@ class FutureJob(Job):
         self.future.set_running_or_notify_cancel()
 
 
-class _JobFuture(Future[Any]):
+class _JobFuture(AttendedFuture):
     def __init__(self, job: FutureJob, withdraw_from: Callable[[Job], bool]):
         super().__init__()
         self._job = job

@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from bridge.errors import BridgeError, LoopClosed, WouldDeadlock
+from bridge.threads.deadlock import tell_refused, thread_of
 from bridge.threads.fork import tell_after_fork
 from bridge.threads.inbox import Item
 from bridge.threads.job import name_of
@@ -79,6 +81,8 @@ class Host(ABC):
         self._standing: tuple[Named, str] | None = None
         self.closed: str | None = None
         self.left_behind: bool = False
+        #: The thread in which bridge met the loop; loops of asyncio know themselves which thread runs them.
+        self.made_in: int = get_ident()
         #: True once the loop is being shut down and waits for functions no longer; then each of `patient` is called.
         self.leaving: bool = False
         self.patient: set[Callable[[], object]] = set()
@@ -176,6 +180,14 @@ class Host(ABC):
 
     def _would_deadlock(self, what: str, worker: Worker) -> WouldDeadlock:
         job = worker.job
+        tell_refused(
+            f"{name_of(job.fn) if job else 'a function'} in thread {worker.thread.name!r} calls into a loop whose own "
+            f"thread is blocked by {what}, and so waits for that function",
+            getattr(worker.thread, "ident", None),
+            thread_of(self),
+            "async with, or await executor.aclose(), on the loop instead of the blocking call",
+            {"bridge.executor.name": worker.pool.name},
+        )
         return WouldDeadlock(
             f"{name_of(job.fn) if job else 'a function'} in thread {worker.thread.name!r} calls into {self!r}, whose own "
             f"thread is blocked by {what}, and so waits for that function. "

@@ -16,11 +16,14 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 import anyio
 import anyio.to_thread
 
+from bridge.diagnostics.places import submit_site
 from bridge.threads.blocking import loop_runs_here, refuse_blocking
 from bridge.threads.calls import Call, FutureCall, ask, lent_slot
 from bridge.threads.host import Host
 from bridge.threads.job import last_name, name_of
+from bridge.threads.lost import is_told
 from bridge.threads.session import EnteredContext, iterate
+from bridge.threads.trail import last_in
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +93,9 @@ class Portal:
             )
         call = FutureCall(self._host, _itself, (coro,), {})
         future = call.future
+        if is_told(self._host):
+            advice = "portal.run_coroutine_threadsafe(...).result()"
+            future.tell_if_lost(coro.__qualname__, advice, submit_site(), last_in(call.context))
         scope = self._started
         if scope is not None:
             call.scope = scope

@@ -34,6 +34,15 @@ _MOST_AWAITS = 1000
 # -- awaited -------------------------------------------------------------------------------------------------------------
 
 
+def site_of(job: Job) -> Site | None:
+    """Where `job` was submitted, or where it is awaited; None if unknown. From any thread; never raises."""
+    try:
+        site: Site | None = getattr(job, "site", None)
+        return waiting_site(job) if site is None else site
+    except Exception:  # its task goes on meanwhile
+        return None
+
+
 def waiting_site(job: Job) -> Site | None:
     """The line at which the task that awaits `job` stands, or the task that waits for that one."""
     task = _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)

@@ -328,7 +328,10 @@ class ProcessFailingInitializerResourcesTests(TestCase):
     @instead("CPython's runs process pools of its own; here a new interpreter must have nothing to report at its end")
     def test_spawn(self) -> None:
         _, out, err = run_on_bridge("-c", _FAILING_INITIALIZER)
-        self.assertEqual((out.strip(), err), (b"WorkerDied", b""))
+        self.assertEqual(out.strip(), b"WorkerDied")
+        first, *rest = err.splitlines()
+        self.assertRegex(first, b"BRG403 .* could not be set up: __main__.fail failed: ValueError")
+        self.assertEqual(rest, [b"  calls that wait for a worker fail"])
 
 
 _FAILING_INITIALIZER = """if True:

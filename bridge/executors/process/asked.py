@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge.executors.process.wire import requests
 from bridge.threads.calls import Call
 from bridge.threads.session import Request
+from bridge.threads.trail import leave_in_context_of
 
 if TYPE_CHECKING:
     from bridge.errors import BridgeError
@@ -31,6 +32,8 @@ class Asked:
         self.operation: int = flags & requests.OPERATION
         self.job: Job | None = job
         self.origin: Host | None = origin
+        if job is not None:
+            leave_in_context_of(job)
         context = None if job is None else job.context
         self.context: Context = Context() if context is None else context.copy()
         self.target: int = 0

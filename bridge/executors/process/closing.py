@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import atexit
-import logging
 import multiprocessing.util  # noqa: F401 - at exit it waits for its processes, without a limit, unless we have been before
 from threading import Event
 from time import monotonic, perf_counter
 
 from bridge.errors import BridgeError
 from bridge.executors.process.crew import Crew, crews
+from bridge.executors.process.member import Member
 from bridge.threads.closing import SHUTDOWN_TIMEOUT
-from bridge.threads.job import name_of
+from bridge.threads.job import Job, name_of
+from bridge.threads.stuck import report_job
 
 #: Seconds for which killed processes are waited for.
 AFTER_KILLING = 5.0
-
-logger: logging.Logger = logging.getLogger("bridge.executors")
 
 
 def close_within(crew: Crew, timeout: float) -> None:
@@ -29,19 +28,21 @@ def close_within(crew: Crew, timeout: float) -> None:
     for member in list(crew.roster.members):
         job = member.job
         if job is not None:
-            logger.error(
-                "BRG404 %s has run for %.1f s in process %d and has not ended %.1f s after %r was told to close; "
-                "the process is killed.\n"
-                "Give the function a limit with offload(timeout=...), or have it call bridge.check_cancelled().",
-                name_of(job.named),
-                perf_counter() - job.started_at,
-                member.pid,
-                monotonic() - crew.closed_at,
-                crew.name,
-            )
+            _report(crew, member, job)
     crew.post(crew.roster.outcomes.drop_queued)
     crew.post(crew.roster.kill_all)
     finished.wait(AFTER_KILLING)
+
+
+def _report(crew: Crew, member: Member, job: Job) -> None:
+    waited = monotonic() - crew.closed_at
+    report_job(
+        job,
+        f"{name_of(job.named)} has run for {perf_counter() - job.started_at:.1f} s in process {member.pid} and has not "
+        f"ended {waited:.1f} s after {crew.name!r} was told to close; the process is killed.",
+        "offload(timeout=...) for the function, or bridge.check_cancelled() in it",
+        {"bridge.executor.name": crew.name, "bridge.duration": waited, "process.pid": member.pid},
+    )
 
 
 def _at_exit() -> None:

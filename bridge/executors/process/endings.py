@@ -21,7 +21,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from bridge.executors.process import obituary, tree
+from bridge.executors.process import deaths, obituary, tree
 from bridge.executors.process.calls import RemoteCalls
 from bridge.executors.process.launch import Lifelines
 from bridge.executors.process.logs import levels
@@ -87,6 +87,7 @@ class Endings:
         member.retiring = True
         self._failed_starts = ATTEMPTS
         crew = self._crew
+        deaths.tell_setup_failed(member, crew.options.initializer, reason)
         member.verdict = partial(obituary.initializer_failed, crew.name, member.pid, crew.options.initializer, reason)
         self.kill(member)
 
@@ -173,6 +174,10 @@ class Endings:
             had_not.remove(member.condemned)  # killed on its way into the function: it must not begin elsewhere
             had_begun.append(member.condemned)
         roster.put_back(had_not)
+        if member.ready:
+            victim = next(iter(had_begun), None)
+            ran_for = 0.0 if victim is None else perf_counter() - ran_since[victim]
+            deaths.tell(member, code, "idle" if victim is None else "running", victim, ran_for, had_not)
         for job in had_begun:
             self._casualty(member, job, code, perf_counter() - ran_since[job])
         crew.todo.append(member.calls.drop_all)
@@ -207,6 +212,7 @@ class Endings:
             self._start_failed(lambda job: member.verdict())
             return
         name = {STARTING: "starting", INITIALIZING: "initializer"}.get(phase, "starting")
+        deaths.tell(member, code, name, None, 0.0, ())
         self._start_failed(
             lambda job: obituary.worker_died(
                 name_of(job.named), member.pid, code, self._crew.name, phase=name, ran_for=0.0
@@ -227,6 +233,7 @@ class Endings:
         busy = [member for member in self._roster.members if member.in_flight]
         for member in busy:
             rss = tree.rss(member.pid)
+            member.most_memory = max(member.most_memory, rss)
             if rss > limit and not member.retiring:
                 self._roster.take_back(member)
                 job = member.job or next(iter(member.in_flight.values()))[0]

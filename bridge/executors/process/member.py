@@ -77,6 +77,7 @@ class Member:
         self.retiring: bool = False
         self.condemned: Job | None = None  # the job for which it is going to be killed
         self.verdict: Any = None  # the error that the job gets if the worker dies of us
+        self.most_memory: int = 0  # resident bytes, as far as somebody has looked
         self.alarms: list[Alarm] = []
         self.idle_since: float = 0.0
         self.trimmed: bool = False  # since then

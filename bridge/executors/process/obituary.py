@@ -22,6 +22,7 @@ _PHASES = {
     "initializer": "in its initializer, so {fn} did not begin",
     "unpickling": "while it unpickled {fn} and its arguments",
     "pickling": "while it pickled what {fn} had returned",
+    "idle": "while it was idle",
 }
 #: Phases in which the function has not begun.
 _BEFORE = ("starting", "initializer")
@@ -74,27 +75,32 @@ def worker_died(
     fn_name: str, pid: int, exitcode: int | None, executor_name: str, *, phase: str, ran_for: float
 ) -> WorkerDied:
     """The error for a call that was lost with its worker. `exitcode` is that of multiprocessing: -N for signal N."""
-    number = _signal_of(exitcode)
-    doing = _PHASES.get(phase, f"({phase}), with {{fn}}").format(fn=fn_name)
-    after = f" for {_seconds(ran_for)}" if phase == "running" else ""
-    how = f"killed by {_signal_name(number)}" if number is not None else _exit(exitcode)
     then = "No call can be made until a worker starts." if phase in _BEFORE else _NOT_AGAIN
+    how = how_it_died(fn_name, pid, exitcode, executor_name, phase=phase, ran_for=ran_for)
     return WorkerDied(
-        f"worker process {pid} of {executor_name!r} died {doing}{after}: {how}. "
-        f"Probable cause: {_cause(exitcode, number, phase)} {then}",
+        f"{how}. Probable cause: {cause(exitcode, phase)} {then}",
         function=fn_name,
         pid=pid,
         exitcode=exitcode,
-        signal=number,
+        signal=signal_of(exitcode),
     )
+
+
+def how_it_died(fn_name: str, pid: int, exitcode: int | None, executor_name: str, *, phase: str, ran_for: float) -> str:
+    """What is certain, without a full stop."""
+    number = signal_of(exitcode)
+    doing = _PHASES.get(phase, f"({phase}), with {{fn}}").format(fn=fn_name)
+    after = f" for {seconds(ran_for)}" if phase == "running" else ""
+    how = f"killed by {signal_name(number)}" if number is not None else _exit(exitcode)
+    return f"worker process {pid} of {executor_name!r} died {doing}{after}: {how}"
 
 
 def memory_exceeded(pid: int, fn_name: str, rss: int, limit: int, executor_name: str) -> WorkerMemoryExceeded:
     """The error for a call that was ended because of its memory. Bytes."""
     return WorkerMemoryExceeded(
-        f"{fn_name} was ended: its worker process {pid} of {executor_name!r} had {_bytes(rss)} in memory, more than "
-        f"memory_limit={limit} ({_bytes(limit)}) allows. Give it less to do at a time, or raise the limit; a new worker "
-        f"takes its place. {_NOT_AGAIN}",
+        f"{fn_name} was ended: its worker process {pid} of {executor_name!r} had {in_bytes(rss)} in memory, more than "
+        f"memory_limit={limit} ({in_bytes(limit)}) allows. Give it less to do at a time, or raise the limit; a new "
+        f"worker takes its place. {_NOT_AGAIN}",
         function=fn_name,
         pid=pid,
         exitcode=-int(signals.SIGKILL),
@@ -133,16 +139,20 @@ def could_not_start(executor_name: str, reason: BaseException, job: Job) -> Work
 # -- causes --------------------------------------------------------------------------------------------------------------
 
 
-def _cause(exitcode: int | None, number: int | None, phase: str) -> str:
+def cause(exitcode: int | None, phase: str) -> str:
+    """The probable cause, and what to do about it: whole sentences."""
+    number = signal_of(exitcode)
     if number == signals.SIGKILL:
         return _who_killed()
     if number is not None:
-        return _CAUSES.get(_signal_name(number), "somebody sent that signal, or the process sent it to itself.")
+        return _CAUSES.get(signal_name(number), "somebody sent that signal, or the process sent it to itself.")
     if exitcode is None:
         return (
             "unknown, because something else in this program has collected its exit status: a SIGCHLD handler or "
             "os.wait(). Use os.waitpid(pid, ...) for your own children only."
         )
+    if phase == "idle":
+        return "something that it had started before, a thread or a handler at its exit, ended the process."
     if phase == "starting":
         return (
             "the interpreter could not start, or could not import bridge, cloudpickle or loky. It says why on stderr; "
@@ -162,7 +172,8 @@ def _who_killed() -> str:
     return _KILLED.format(verdict="may have done so, which cannot be told here" if unknown else "did not do it")
 
 
-def _signal_of(exitcode: int | None) -> int | None:
+def signal_of(exitcode: int | None) -> int | None:
+    """The signal that has ended a process, if one has."""
     if exitcode is None or exitcode >= 0:
         return None
     try:
@@ -171,7 +182,8 @@ def _signal_of(exitcode: int | None) -> int | None:
         return -exitcode
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """As it is written: SIGKILL."""
     return number.name if isinstance(number, signals.Signals) else f"signal {number}"
 
 
@@ -184,11 +196,13 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """A time, short."""
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-def _bytes(value: int) -> str:
+def in_bytes(value: int) -> str:
+    """An amount of memory, short."""
     return f"{value / (1 << 20):.0f} MiB" if value < 10 << 30 else f"{value / (1 << 30):.1f} GiB"
 
 

@@ -1,0 +1,171 @@
+"""asyncio's debug mode at a price that can be paid: handles, futures and tasks that know who made them.
+
+    made ──> creation_stack: (code, instruction) pairs, as cheap as they can be had
+    asked for (`_source_traceback`, by a repr, a log message, an exception handler) ──> traceback.StackSummary
+
+asyncio formats a stack for each of them, read or not. Ours are subclasses, with a property in the place of what asyncio's
+have; they are made while the loop says it is not in debug mode, so that asyncio's own constructors take no stack.
+
+Futures check their thread, too: `set_result` and the like raise in a wrong one, and nothing has changed then. asyncio's
+Event and Condition, however, have changed by the time they come to their waiters: those that they would have woken up are
+woken up on the loop, so that none is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import constants
+from collections.abc import Iterable
+from contextvars import Context
+from functools import partial
+from threading import get_ident
+from traceback import StackSummary
+from types import CodeType, FrameType
+from typing import Any
+
+from bridge.diagnostics.places import PLUMBING, place_of
+from bridge.loop.ready import LeanHandle, LeanTimerHandle
+from bridge.loop.wrong_thread import refuse
+
+#: What executes a callback of the loop: outside of it there is nothing but the loop.
+_HANDLE_RUNS: CodeType = asyncio.Handle._run.__code__
+
+Creation = list[Any]
+
+
+def creation_stack(frame: FrameType | None) -> Creation:
+    """Code and instruction of each frame from `frame` outwards, up to the loop, ten at most."""
+    stack: Creation = []
+    for _ in range(constants.DEBUG_STACK_DEPTH):
+        if frame is None:
+            break
+        code = frame.f_code
+        if code is _HANDLE_RUNS:
+            break
+        stack.append(code)
+        stack.append(frame.f_lasti)
+        frame = frame.f_back
+    return stack
+
+
+def as_traceback(stack: Creation | None) -> StackSummary | None:
+    """A creation stack as asyncio shows it, outermost first; without the plumbing that is innermost."""
+    if not stack:
+        return None
+    sites = [(stack[index], stack[index + 1]) for index in range(0, len(stack), 2)]
+    while len(sites) > 1 and sites[0][0].co_filename.startswith(PLUMBING):
+        del sites[0]
+    places = [place_of(site) for site in reversed(sites)]
+    return StackSummary.from_list([(each.file, each.line, each.function, None) for each in places])
+
+
+class DebugHandle(LeanHandle):
+    """A Handle that remembers where it was made."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None, made: Creation):
+        super().__init__(callback, args, loop, context)
+        self._made = made
+
+    @property  # type: ignore[override]
+    def _source_traceback(self) -> StackSummary | None:
+        return as_traceback(self._made)
+
+    @_source_traceback.setter
+    def _source_traceback(self, value: None) -> None:
+        """asyncio's place for it is not used."""
+
+
+class DebugTimerHandle(LeanTimerHandle):
+    """Likewise, due at `when`."""
+
+    __slots__ = ("_made",)
+
+    def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Context | None, made: Creation):
+        super().__init__(when, callback, args, loop, context)
+        self._made = made
+
+    @property  # type: ignore[override]
+    def _source_traceback(self) -> StackSummary | None:
+        return as_traceback(self._made)
+
+    @_source_traceback.setter
+    def _source_traceback(self, value: None) -> None:
+        """asyncio's place for it is not used."""
+
+
+class DebugFuture(asyncio.Future[Any]):
+    """A Future that remembers where it was made, and that only its loop's thread may complete."""
+
+    made: Creation | None = None
+
+    @property
+    def _source_traceback(self) -> StackSummary | None:
+        return as_traceback(self.made)
+
+    def set_result(self, result: Any) -> None:
+        _check_thread(self, "set_result", (result,))
+        super().set_result(result)
+
+    def set_exception(self, exception: Any) -> None:
+        _check_thread(self, "set_exception", (exception,))
+        super().set_exception(exception)
+
+    def cancel(self, msg: Any = None) -> bool:
+        _check_thread(self, "cancel", ())
+        return super().cancel(msg)
+
+
+class DebugTask(asyncio.Task[Any]):
+    """A Task that remembers where it was made, and that only its loop's thread may cancel."""
+
+    made: Creation | None = None
+
+    @property
+    def _source_traceback(self) -> StackSummary | None:
+        return as_traceback(self.made)
+
+    def cancel(self, msg: Any = None) -> bool:
+        _check_thread(self, "cancel", ())
+        return super().cancel(msg)
+
+
+_NAMES = {DebugHandle: "Handle", DebugTimerHandle: "TimerHandle", DebugFuture: "Future", DebugTask: "Task"}
+for _kind, _name in _NAMES.items():
+    _kind.__name__ = _kind.__qualname__ = _name  # asyncio's messages call them so
+
+# -- the wrong thread --------------------------------------------------------------------------------------------------
+
+
+def _check_thread(future: asyncio.Future[Any], method: str, args: tuple[Any, ...]) -> None:
+    loop: Any = future.get_loop()
+    guard = loop.guard
+    if guard is None or guard == get_ident():
+        return
+    caller = sys._getframe(2)
+    for each, outcome in _owed(future, caller, method, args):
+        loop.call_soon_threadsafe(partial(_complete, each, *outcome))
+    refuse(loop, f"future.{method}" if method != "cancel" else "cancel", told=loop.is_watched)
+
+
+def _owed(
+    future: asyncio.Future[Any], caller: FrameType, method: str, args: tuple[Any, ...]
+) -> Iterable[tuple[asyncio.Future[Any], tuple[str, tuple[Any, ...]]]]:
+    """Whom one of asyncio's own, whose state has changed by now, would complete in this call, and how."""
+    if not caller.f_code.co_filename.startswith(PLUMBING):
+        return
+    yield future, (method, args)
+    local = caller.f_locals
+    waiters = getattr(local.get("self"), "_waiters", None) or ()
+    if caller.f_code is asyncio.Event.set.__code__:
+        yield from ((each, (method, args)) for each in list(waiters) if each is not future)
+    elif caller.f_code is asyncio.Condition.notify.__code__:
+        others = [each for each in list(waiters) if each is not future and not each.done()]
+        yield from ((each, (method, args)) for each in others[: max(0, local.get("n", 1) - local.get("idx", 1))])
+
+
+def _complete(future: asyncio.Future[Any], method: str, args: tuple[Any, ...]) -> None:
+    if not future.done():
+        getattr(future, method)(*args)

@@ -1,0 +1,239 @@
+"""What a loop is asked for on its own thread: callbacks, timers, tasks and futures, each in three ways.
+
+    plain    asyncio's, made leaner; a call from another thread is told (BRG301) and handed over
+    checked  debug mode: what is made remembers who made it; a call from another thread raises WrongThread
+    stock    asyncio's own, where its private parts are not as we know them, and when the loop is closed
+
+Owner: the loop's thread, which alone comes past the guard. `guard` is its ident while it runs, None while it does not or
+where nobody wants to know; it is looked at before anything changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import Future, Task
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from heapq import heappush
+from inspect import CO_COROUTINE
+from threading import get_ident
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
+
+from bridge.loop.debug import Creation, DebugFuture, DebugHandle, DebugTask, DebugTimerHandle, creation_stack
+from bridge.loop.forgotten import remember_caller
+from bridge.loop.ready import LeanHandle, LeanTimerHandle
+from bridge.loop.wrong_thread import refuse, tell
+
+if TYPE_CHECKING:  # what all of them have in common
+    from asyncio import BaseEventLoop as StockLoop
+elif sys.platform == "win32":
+    from asyncio import ProactorEventLoop as StockLoop
+else:
+    from asyncio import SelectorEventLoop as StockLoop
+
+Ts = TypeVarTuple("Ts")
+
+
+class SchedulingLoop(StockLoop):
+    """asyncio's loop, whose ways of scheduling are cheaper, and know their thread."""
+
+    _closed: bool
+    _debug: bool
+    _ready: deque[Any]
+    _scheduled: list[asyncio.TimerHandle]
+    _thread_id: int | None
+    _task_factory: Any
+    _check_closed: Callable[[], None]
+
+    #: Are asyncio's private parts as we know them?
+    _known: bool = False
+    _plain: bool = False
+    _checked: bool = False
+    #: What `get_debug` says: not so while our own constructors call asyncio's.
+    _shows_debug: bool = False
+    #: The stack that the handle to be made next is to have.
+    _making: Creation | None = None
+
+    def __init__(self, *args: Any, diagnostics: bool):
+        self._diagnostics: bool = diagnostics
+        self.guard: int | None = None
+        #: Threads whose call is being handed over, and was told.
+        self._handing_over: set[int] = set()
+        super().__init__(*args)
+
+    def _choose_ways(self) -> None:
+        """After a change of what they depend on."""
+        open_ = self._known and not self._closed
+        self._shows_debug = self._debug
+        self._plain = open_ and not self._debug
+        self._checked = open_ and self._debug
+        self.guard = self._thread_id if self._known and (self._diagnostics or self._debug) else None
+
+    def set_debug(self, enabled: bool) -> None:
+        """As in asyncio."""
+        super().set_debug(enabled)
+        self._choose_ways()
+
+    def get_debug(self) -> bool:
+        """As in asyncio."""
+        return self._shows_debug
+
+    # -- callbacks -----------------------------------------------------------------------------------------------------
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        if self._plain:
+            guard = self.guard
+            if guard is not None and guard != get_ident():
+                self._tell("loop.call_soon" if not _completes(args) else "a future of the loop")
+                return self.call_soon_threadsafe(callback, *args, context=context)
+            handle: asyncio.Handle = LeanHandle(callback, args, self, context)
+        elif self._checked:
+            self._check_thread_for("loop.call_soon")
+            handle = self._checked_handle(callback, args, context, "call_soon")
+        else:
+            return super().call_soon(callback, *args, context=context)
+        self._ready.append(handle)
+        return handle
+
+    def _checked_handle(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, method: str
+    ) -> asyncio.Handle:
+        self._check_callback(callback, method)
+        made = self._making or creation_stack(sys._getframe(2))
+        return DebugHandle(callback, args, self, context, made)
+
+    def _check_callback(self, callback: Any, method: str) -> None:
+        """Raise TypeError for coroutine functions and what cannot be called; nearly always at a glance."""
+        kind = type(callback)
+        if kind is FunctionType:
+            if not callback.__code__.co_flags & CO_COROUTINE and not hasattr(callback, "_is_coroutine_mark"):
+                return
+        elif kind is BuiltinFunctionType or kind.__module__ == "_asyncio":
+            return
+        super()._check_callback(callback, method)  # type: ignore[misc]
+
+    # -- timers --------------------------------------------------------------------------------------------------------
+
+    def call_later(
+        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        timer: asyncio.TimerHandle
+        if when is None or not (self._plain or self._checked):
+            timer = super().call_at(when, callback, *args, context=context)
+            return timer
+        guard = self.guard
+        if guard is not None and guard != get_ident():
+            self._check_thread_for("loop.call_later")
+            self._tell("loop.call_later")
+            timer = LeanTimerHandle(when, callback, args, self, context)
+            self.call_soon_threadsafe(self._schedule, timer)
+            return timer
+        if self._plain:
+            timer = LeanTimerHandle(when, callback, args, self, context)
+            code = getattr(callback, "__code__", None)
+            if code is not None and code.co_flags & CO_COROUTINE and self._diagnostics:
+                remember_caller(timer)
+        else:
+            self._check_callback(callback, "call_at")
+            timer = DebugTimerHandle(when, callback, args, self, context, creation_stack(sys._getframe(1)))
+        heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def _schedule(self, timer: Any) -> None:
+        if not timer.cancelled():
+            heappush(self._scheduled, timer)
+            timer._scheduled = True
+
+    # -- tasks and futures ---------------------------------------------------------------------------------------------
+
+    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None, **kwargs: Any) -> Task[Any]:
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        guard = self.guard
+        if guard is not None and guard != get_ident():
+            return self._create_task_elsewhere(coro, name, context)
+        if self._task_factory is None and not kwargs:
+            if self._plain:
+                return Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
+            if self._checked:
+                return self._create_checked_task(coro, name, context)
+        return super().create_task(coro, name=name, context=context, **kwargs)
+
+    def _create_checked_task(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:
+        made = self._making = creation_stack(sys._getframe(2))
+        self._shows_debug = False
+        try:
+            task = DebugTask(coro, loop=self, name=name, context=context)
+        finally:
+            self._making = None
+            self._shows_debug = self._debug
+        task.made = made
+        return task
+
+    def _create_task_elsewhere(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:
+        """The task's first step is what is handed over."""
+        if self._checked and hasattr(coro, "close"):
+            coro.close()
+        self._check_thread_for("loop.create_task")
+        self._tell("loop.create_task")
+        ident = get_ident()
+        self._handing_over.add(ident)
+        try:
+            return Task(coro, loop=self, name=name, context=context)
+        finally:
+            self._handing_over.discard(ident)
+
+    def create_future(self) -> Future[Any]:
+        """As in asyncio."""
+        if not self._checked:
+            return Future(loop=self)
+        self._shows_debug = False
+        try:
+            future = DebugFuture(loop=self)
+        finally:
+            self._shows_debug = self._debug
+        future.made = creation_stack(sys._getframe(1))
+        return future
+
+    def stop(self) -> None:
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        guard = self.guard
+        if guard is not None and guard != get_ident():
+            self._check_thread_for("loop.stop")
+            self._tell("loop.stop")
+            self.call_soon_threadsafe(super().stop)
+        else:
+            super().stop()
+
+    # -- the wrong thread ----------------------------------------------------------------------------------------------
+
+    def _check_thread_for(self, method: str) -> None:
+        """Raise WrongThread in debug mode."""
+        if self._checked:
+            guard = self.guard
+            if guard is not None and guard != get_ident():
+                refuse(self, method, told=self._diagnostics)
+
+    def _tell(self, method: str) -> None:
+        if get_ident() not in self._handing_over:
+            tell(self, method)
+
+
+def _completes(args: tuple[Any, ...]) -> bool:
+    """Are these the arguments of a callback that a future calls because it is done?"""
+    return len(args) == 1 and asyncio.isfuture(args[0]) and args[0].done()

@@ -1,0 +1,138 @@
+"""What the loop's watcher has to say, put into events."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import FrameType
+from typing import Any
+
+from bridge.diagnostics.advice import offloaded
+from bridge.diagnostics.events import AttributeValue, Event
+from bridge.diagnostics.places import PLUMBING, Place, place_of
+from bridge.diagnostics.stacks import Stack, capture
+from bridge.loop.watch.causes import Cause
+from bridge.loop.watch.views import Glance
+from bridge.threads.job import name_of
+
+
+def milliseconds(seconds: float) -> str:
+    """As a reader would round it."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | None, other: FrameType | None) -> Event:
+    """BRG101: one callback keeps the loop for `elapsed` seconds now. `collected`: where the collector was at work,
+    `other`: what the thread executes that holds the GIL."""
+    stack = capture(glance.frame, glance.base)
+    if cause is Cause.GARBAGE and collected is not None:
+        stack = collected
+    place = stack.place if other is None else capture(other).place
+    where = _at(place)
+    by = "" if other is None else " by another thread, which holds the GIL"
+    return Event(
+        code="BRG101",
+        headline=f"the loop has been blocked for {milliseconds(elapsed)}{by} at {where}",
+        details=(f"cause: {cause.value}", *_task(glance, stack), "stack, innermost first:", *_indented(stack.lines())),
+        advice=_advice(stack, cause, _library(glance)),
+        place=place,
+        attributes={"bridge.duration": elapsed, "bridge.cause": cause.name.lower(), **_attributes(glance)},
+    )
+
+
+def recovered(place: Place | None, elapsed: float, attributes: dict[str, AttributeValue]) -> Event:
+    """BRG102: the same callback has ended after `elapsed` seconds."""
+    return Event(
+        code="BRG102",
+        headline=f"the loop goes on: it was blocked for {milliseconds(elapsed)} at {_at(place)}",
+        place=place,
+        attributes={**attributes, "bridge.duration": elapsed},
+    )
+
+
+def stalled(glance: Glance, elapsed: float, ranked: list[tuple[str, Place | None, float]]) -> Event:
+    """BRG103: many callbacks of one turn take `elapsed` seconds together; `ranked`: what, where, which share of it."""
+    many = f"{glance.callbacks} callbacks" if glance.callbacks else "many callbacks"
+    lines = [f"{share:4.0%} {what} at {_at(place)}" for what, place, share in ranked]
+    return Event(
+        code="BRG103",
+        headline=f"one turn of the loop has taken {milliseconds(elapsed)}, for {many}; the longest: {_at(ranked[0][1])}",
+        details=("what was seen, and how often:", *_indented(tuple(lines))),
+        advice="await asyncio.sleep(0) between parts of the work, or do many of them in one bridge.to_thread(...)",
+        place=ranked[0][1],
+        attributes={"bridge.duration": elapsed, "bridge.callbacks": glance.callbacks},
+    )
+
+
+def held_up(seconds: float, other: FrameType | None) -> Event:
+    """BRG104: the loop's thread could not run, because another thread held the GIL; in frame `other`."""
+    stack = None if other is None else capture(other)
+    place = None if stack is None else stack.place
+    return Event(
+        code="BRG104",
+        headline=f"the loop could not run for {milliseconds(seconds)}: another thread held the GIL, at {_at(place)}",
+        details=() if stack is None else ("stack, innermost first:", *_indented(stack.lines())),
+        advice=_advice(stack, Cause.OTHER_THREAD) if stack is not None else "",
+        place=place,
+        attributes={"bridge.duration": seconds, "bridge.cause": Cause.OTHER_THREAD.name.lower()},
+    )
+
+
+def what_runs(glance: Glance, stack: Stack) -> str:
+    """The coroutine of the task, or the callback; of the coroutines that carry one another, the application's own."""
+    coro = _coroutine(glance.task)
+    if coro is not None:
+        outermost = stack.outermost_coroutine
+        return outermost[0].co_qualname if outermost else getattr(coro, "__qualname__", type(coro).__name__)
+    callback = getattr(glance.callback, "_callback", None)
+    return name_of(callback) if callback is not None else "a callback"
+
+
+def _at(place: Place | None) -> str:
+    if place is None:
+        return "an unknown line"
+    return f"{place}: {place.source}" if place.source else str(place)
+
+
+def _indented(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"  {line}" for line in lines)
+
+
+def _library(glance: Glance) -> str:
+    return "asyncio" if glance.task is None or isinstance(glance.task, asyncio.Task) else "trio"
+
+
+def _advice(stack: Stack, cause: Cause, library: str = "asyncio") -> str:
+    if cause is Cause.GARBAGE:
+        return "gc.freeze() when the program has started, or keep fewer objects that refer to one another"
+    to = "process" if cause.burns_cpu else "thread"
+    site = stack.awaiting or stack.blamed
+    own_code = cause is Cause.PYTHON and stack.sites[:1] == (site,)  # whatever it calls just now is short
+    if site is not None and not own_code:
+        line = offloaded(site, "process" if cause.burns_cpu else "thread", library)
+        if line is not None:
+            return line
+    function = place_of(site).function.rpartition(".")[2] if site is not None else "function"
+    return f"move what blocks out of {function} into a function, and await bridge.to_{to}(that_function, ...)"
+
+
+def _coroutine(task: Any) -> Any:
+    if task is None:
+        return None
+    return task.get_coro() if isinstance(task, asyncio.Task) else getattr(task, "coro", None)
+
+
+def _task(glance: Glance, stack: Stack) -> tuple[str, ...]:
+    task = glance.task
+    if task is None:
+        return (f"callback {what_runs(glance, stack)}",)
+    name = task.get_name() if isinstance(task, asyncio.Task) else getattr(task, "name", "?")
+    origin = getattr(_coroutine(task), "cr_origin", None)
+    spawned = f", spawned at {Place(*origin[0])}" if origin and not origin[0][0].startswith(PLUMBING) else ""
+    return (f"task {name!r} running {what_runs(glance, stack)}{spawned}",)
+
+
+def _attributes(glance: Glance) -> dict[str, AttributeValue]:
+    name = glance.task.get_name() if isinstance(glance.task, asyncio.Task) else ""
+    thread = threading.current_thread().name
+    return {"bridge.task.name": name, "bridge.reported_by": thread}

@@ -1,0 +1,240 @@
+"""The watcher of one loop: what it runs at each look, for how long already, and when that is worth a report.
+
+    look ── asleep? ──> nothing; after a few of these the watchdog may park, and the loop wakes it
+         ── a callback not seen before? ──> an Episode begins: since when, and the clocks as they were
+         ── the same as before? ──> beyond the next mark (threshold, twice, four times, ...)? ──> cause ──> BRG101
+         ── another one? ──> the episode has ended ──> BRG102, if it was reported
+
+Owner of all of it is the watchdog's thread, while the loop runs; the loop is asked nothing. When it stops, its thread
+ends what has been seen (`pause`), so that nothing is reported later than that; `_lock` lets it wait for a look that has
+begun, but not for ever: a handler of log records that waits for the loop would otherwise wait for itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import Lock
+from time import monotonic
+from types import FrameType
+
+from bridge.diagnostics.events import emit
+from bridge.diagnostics.places import Place
+from bridge.diagnostics.stacks import capture
+from bridge.diagnostics.watchdog import Tick
+from bridge.loop.watch import innocent, reports
+from bridge.loop.watch.causes import Cause, Lateness, cause_of
+from bridge.loop.watch.circles import CircleWatch
+from bridge.loop.watch.garbage import CALLBACK, collections
+from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
+from bridge.loop.watch.views import Glance, View
+
+#: Looks in a row at a sleeping loop after which there is nothing to see.
+_RESTING = 3
+#: Seconds between looks at a loop that is being reported, so that the end of it is known.
+_CLOSE_LOOK = 0.01
+#: Seconds for which a loop that stops waits for a look at it.
+_PATIENCE = 1.0
+#: Seconds between looks at the most, whatever the threshold; it may be lowered meanwhile.
+_SELDOM = 1.0
+#: Seconds between looks at a turn of many callbacks, and how many of these are enough.
+_SAMPLE, _MOST_SAMPLES = 0.002, 200
+
+
+class Episode:
+    """One callback that has been seen running; what it is judged by."""
+
+    def __init__(self, glance: Glance, since: float, before: Reading, lateness: Lateness):
+        self.glance = glance
+        self.since = since
+        self.before = before
+        self.lateness = lateness
+        self.held_up = 0.0  # by another thread, in seconds
+        self.mark = 0  # reported for threshold * 2**(mark-1)
+        self.logged = False
+        self.place: Place | None = None
+        self.circles = CircleWatch()
+
+
+class Turn:
+    """One iteration of the loop, or what is left of it after a callback that was reported."""
+
+    def __init__(self, since: float, before: Reading):
+        self.since = since
+        self.before = before
+        self.lost = 0.0  # as for one callback: held up by another thread, or stopped, in seconds
+        self.samples: list[tuple[str, Place | None]] = []
+
+
+class LoopWatcher:
+    """Looks at one loop, through its view. Made in the loop's thread."""
+
+    def __init__(self, view: View, clocks: LoopClocks, now: float):
+        self.running: bool = False
+        self._view = view
+        self._clocks = clocks
+        self._started = now
+        self._reading = clocks.read(now)
+        self._episode: Episode | None = None
+        self._seen: Glance | None = None
+        self._turn = Turn(now, self._reading)
+        self._at_rest = 0
+        self._parked = False
+        self._lock = Lock()
+
+    # -- in the watchdog's thread --------------------------------------------------------------------------------------
+
+    def look(self, tick: Tick) -> float | None:
+        """As `Watcher.look`."""
+        with self._lock:
+            wait = self._look(tick)
+        return None if wait is None else min(wait, _SELDOM)
+
+    def _look(self, tick: Tick) -> float | None:
+        if not self.running and self._at_rest >= _RESTING:
+            return None
+        threshold = self._threshold()
+        glance = self._glance()
+        if glance is None:
+            self._end_turn(tick)
+            self._at_rest += 1
+            self._read(tick, threshold)
+            self._parked = self._at_rest >= _RESTING and self._will_call()
+            return None if self._parked else threshold / 2
+        self._at_rest = 0
+        if not glance.in_turn_of(self._seen):
+            self._end_turn(tick)
+            self._turn = Turn(tick.now if glance.began is None else glance.began, self._reading)
+        wait = self._continue(glance, tick, threshold)
+        self._seen = glance._replace(frame=glance.base)  # the callback's frames are not to be kept alive
+        return wait
+
+    def _threshold(self) -> float:
+        return max(0.001, self._view.threshold())
+
+    def _will_call(self) -> bool:
+        """Will the loop call the watchdog before it runs a callback? Not while it only polls, between two turns."""
+        return not self.running or (self._view.wakes and self._view.asleep())
+
+    def _glance(self) -> Glance | None:
+        if not self.running or self._view.asleep():
+            return None
+        frame = sys._current_frames().get(self._clocks.ident)
+        if frame is not None and frame.f_code is CALLBACK:
+            frame = frame.f_back
+        return None if frame is None else self._view.glance(frame)
+
+    def _read(self, tick: Tick, threshold: float) -> float:
+        """Read the clocks; the seconds for which another thread has held the loop up since they were read last."""
+        before, self._reading = self._reading, self._clocks.read(tick.now)
+        window = between(before, self._reading)
+        was_parked, self._parked = self._parked, False
+        held_up_for = held_up(window, None if was_parked else tick.kept_out)
+        if held_up_for >= threshold and self.running:
+            emit(reports.held_up(held_up_for, self._other(window.busiest)), every_time=self._view.debug())
+        return held_up_for
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """The loop begins to run."""
+        if self._at_rest >= _RESTING:  # what its thread has done since the last look was not in the loop
+            self._reading, self._parked = self._clocks.read(monotonic()), False
+        self._at_rest = 0
+        self.running = True
+
+    def pause(self) -> None:
+        """The loop has stopped: what was seen until now has ended."""
+        self.running = False
+        if (self._seen is not None or self._lock.locked()) and self._lock.acquire(timeout=_PATIENCE):
+            try:
+                self._end_turn(Tick(monotonic()))
+            finally:
+                self._lock.release()
+
+    # -- one callback --------------------------------------------------------------------------------------------------
+
+    def _continue(self, glance: Glance, tick: Tick, threshold: float) -> float:
+        episode = self._episode
+        if episode is None or not glance.in_callback_of(episode.glance):
+            self._end_episode(tick)
+            episode = self._begin(glance, tick)
+        else:
+            episode.lateness = episode.lateness.plus(tick.late, tick.kept_out)
+        held_up_for = self._read(tick, threshold)
+        episode.held_up += held_up_for
+        stopped = Lateness().plus(tick.late, tick.kept_out).within(tick.now - self._turn.since).stopped
+        self._turn.lost += held_up_for + stopped
+        mark: float = threshold * 2**episode.mark
+        if tick.now - episode.since >= mark:
+            self._judge(episode, glance, tick, threshold)
+        elif tick.now - self._turn.since >= threshold and glance.callbacks != 1:
+            return self._sample(glance)
+        if episode.mark:
+            episode.circles.look(self._clocks.ident, episode.mark)
+            return min(_CLOSE_LOOK, threshold / 2)
+        left = episode.since + mark - tick.now
+        if left <= 0:  # excused
+            return threshold / 10
+        return min(threshold / 2, max(0.001, left))
+
+    def _begin(self, glance: Glance, tick: Tick) -> Episode:
+        since = tick.now
+        if glance.began is not None:
+            since = glance.began if glance.first else max(glance.began, tick.now - tick.late)
+        lateness = Lateness().plus(tick.late, tick.kept_out).within(tick.now - since)
+        self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, lateness)
+        return self._episode
+
+    def _judge(self, episode: Episode, glance: Glance, tick: Tick, threshold: float) -> None:
+        elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
+        window = between(episode.before, self._reading)
+        excused = window.starved + episode.lateness.stopped + episode.held_up
+        if elapsed - excused < mark or elapsed - excused - self._clocks.starving() < mark:
+            return
+        cause = cause_of(elapsed, window, episode.lateness)
+        stack = capture(glance.frame, glance.base)
+        if innocent.excused(glance.frame, glance.base, cause, elapsed, threshold, tick.now - self._started):
+            return
+        while elapsed >= threshold * 2**episode.mark:
+            episode.mark += 1
+        collected = collections.stacks.get(self._clocks.ident) if cause is Cause.GARBAGE else None
+        other = self._other(window.busiest) if cause is Cause.OTHER_THREAD else None
+        event = reports.blocked(glance, elapsed, cause, collected, other)
+        episode.place = event.place or stack.place
+        episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
+
+    def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
+        return None if busiest is None else sys._current_frames().get(busiest[0])
+
+    def _end_episode(self, tick: Tick) -> None:
+        episode, self._episode = self._episode, None
+        if episode is not None and episode.mark:
+            event = reports.recovered(episode.place, tick.now - episode.since, {})
+            emit(event, every_time=episode.logged, log=episode.logged)
+            self._turn = Turn(tick.now, self._reading)
+
+    # -- one turn of many callbacks ------------------------------------------------------------------------------------
+
+    def _sample(self, glance: Glance) -> float:
+        samples = self._turn.samples
+        if len(samples) < _MOST_SAMPLES:
+            stack = capture(glance.frame, glance.base)
+            samples.append((reports.what_runs(glance, stack), stack.place))
+        return _SAMPLE
+
+    def _end_turn(self, tick: Tick) -> None:
+        self._end_episode(tick)
+        seen, self._seen = self._seen, None
+        turn, samples = self._turn, self._turn.samples
+        if seen is None or not samples:
+            return
+        turn.samples = []
+        elapsed = tick.now - turn.since
+        if elapsed - turn.lost - between(turn.before, self._reading).starved < self._threshold():
+            return
+        counts: dict[tuple[str, Place | None], int] = {}
+        for sample in samples:
+            counts[sample] = counts.get(sample, 0) + 1
+        ranked = sorted(counts, key=counts.__getitem__, reverse=True)[:5]
+        shares = [(what, place, counts[what, place] / len(samples)) for what, place in ranked]
+        emit(reports.stalled(seen, elapsed, shares), every_time=self._view.debug())
