@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -183,13 +184,19 @@ def test_a_loop_that_waits_for_a_worker_that_calls_it_is_told_of_both(loop: Loop
 
 def test_a_loop_that_waits_for_what_is_queued_behind_a_thread_that_calls_it(loop: LoopInThread) -> None:
     with bridge.ThreadExecutor(1) as pool:
-        first = pool.submit(lambda: asyncio.run_coroutine_threadsafe(greet(), loop.loop).result())
-        loop.blocks_in(lambda: pool.submit(str).result())
+        firsts: list[Future[str]] = []
+
+        def wait() -> str:
+            call = partial(asyncio.run_coroutine_threadsafe, loop=loop.loop)
+            firsts.append(pool.submit(lambda: call(greet()).result()))
+            return pool.submit(str).result()
+
+        loop.blocks_in(wait)
         circle = found(loop.ident)
         assert "which is queued in" in circle.participants[0].what
         assert circle.answer() is True
         loop.ended()
-        assert first.result(PATIENCE) == "hello"
+        assert firsts[0].result(PATIENCE) == "hello"
 
 
 def test_a_loop_that_waits_for_the_first_of_two(loop: LoopInThread) -> None:
@@ -212,15 +219,12 @@ def test_a_loop_that_waits_for_the_first_of_two(loop: LoopInThread) -> None:
 def test_a_loop_that_joins_a_thread_that_calls_it(loop: LoopInThread) -> None:
     caller = threading.Thread(target=lambda: outcome.append(_error_of(lambda: loop.portal.call(greet))))
     outcome: list[Any] = []
-    caller.start()
-    loop.blocks_in(caller.join)
-    caller.join(0.01)
-    if caller.is_alive():  # else it was answered before the loop was blocked
-        circle = found(loop.ident)
-        assert circle.participants[0].what == f"the end of thread {caller.name!r}"
-        assert circle.answer() is True
+    loop.blocks_in(lambda: (caller.start(), caller.join()))
+    circle = found(loop.ident)
+    assert circle.participants[0].what == f"the end of thread {caller.name!r}"
+    assert circle.answer() is True
     loop.ended()
-    assert outcome == [None] or isinstance(outcome[0], bridge.WouldDeadlock)
+    assert isinstance(outcome[0], bridge.WouldDeadlock)
 
 
 def _error_of(function: Callable[[], Any]) -> BaseException | None:
