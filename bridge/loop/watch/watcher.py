@@ -22,7 +22,7 @@ from bridge.diagnostics.places import Place
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
-from bridge.loop.watch.causes import Cause, Lateness, cause_of
+from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
 from bridge.loop.watch.readings import LoopClocks, Reading, Window, between, held_up
@@ -190,7 +190,9 @@ class LoopWatcher:
         elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
         window = between(episode.before, self._reading)
         excused = window.starved + episode.lateness.stopped + episode.held_up
-        if elapsed - excused < mark or elapsed - excused - self._clocks.starving() < mark:
+        if to_blame(elapsed, window, excused) < mark:
+            return
+        if to_blame(elapsed, window, excused + self._clocks.starving()) < mark:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
@@ -239,8 +241,8 @@ class LoopWatcher:
         if seen is None or not samples:
             return
         turn.samples = []
-        elapsed = tick.now - turn.since
-        if elapsed - turn.lost - between(turn.before, self._reading).starved < self._threshold():
+        elapsed, window = tick.now - turn.since, between(turn.before, self._reading)
+        if to_blame(elapsed, window, turn.lost + window.starved) < self._threshold():
             return
         counts: dict[tuple[str, Place | None], int] = {}
         for sample in samples:
