@@ -18,7 +18,7 @@ from time import monotonic
 from types import FrameType
 
 from bridge.diagnostics.events import emit
-from bridge.diagnostics.places import Place
+from bridge.diagnostics.places import Place, is_stdlib
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
@@ -207,13 +207,18 @@ class LoopWatcher:
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
 
     def _holder_of(self, window: Window, seconds: float) -> Stack | None:
-        """Where the thread is that has held the GIL; where it was when it last did, if it has ended since."""
-        if window.busiest is not None and window.busiest[1] >= seconds / 2:
-            frame = self._other(window.busiest)
-            self._holder = None if frame is None else (window.busiest[0], capture(frame))
-        elif self._holder is not None and self._holder[0] in sys._current_frames():
-            return None  # it was not that one
-        return None if self._holder is None else self._holder[1]
+        """Where the thread is that has held the GIL; where it was when it last did, if it has ended or rests by now."""
+        ident, ran = window.busiest or (0, 0.0)
+        frames = sys._current_frames()
+        if ran >= seconds / 2 and ident in frames:
+            stack = capture(frames[ident])
+            if stack.place is not None and not is_stdlib(stack.place.file):
+                self._holder = ident, stack
+                return stack
+            gone = self._holder is not None and self._holder[0] == ident
+        else:
+            gone = self._holder is not None and self._holder[0] not in frames
+        return self._holder[1] if self._holder is not None and gone else None
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
         return None if busiest is None else sys._current_frames().get(busiest[0])
