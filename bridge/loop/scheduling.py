@@ -121,8 +121,10 @@ class SchedulingLoop(StockLoop):
     def _checked_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, method: str
     ) -> asyncio.Handle:
-        self._check_callback(callback, method)
-        made = self._making or creation_stack(sys._getframe(2))
+        made = self._making  # for a task's first step, which needs no check
+        if made is None:
+            self._check_callback(callback, method)
+            made = creation_stack(sys._getframe(2))
         return DebugHandle(callback, args, self, context, made)
 
     def _check_callback(self, callback: Any, method: str) -> None:
