@@ -29,7 +29,6 @@ from functools import partial
 from typing import Any
 
 import bridge
-from benchmarks import served
 from benchmarks.measure import Case, Column, Section, Suite, Target
 from benchmarks.peers import is_there
 
@@ -151,11 +150,6 @@ async def call_back(stage: Stage, calls: int) -> None:
         await asyncio.to_thread(cross_plainly)
 
 
-async def serve(stage: Stage, requests: int) -> float:
-    """The server runs on the stage's loop, which is the running one."""
-    return await served.seconds(requests)
-
-
 # -- the suite ---------------------------------------------------------------------------------------------------------
 
 
@@ -177,8 +171,10 @@ def suite(*, quick: bool) -> Suite:
         section(PORTAL, timed(call_back), 2_500),
     ]
     if all(map(is_there, OPTIONAL)):
-        sections.append(section(SERVE, serve, 1_200))
-    return Suite("diagnostics", sections, TARGETS, NOTES, OPTIONAL, turns=True, rounds=31, columns=COLUMNS)
+        from benchmarks import served  # which needs them
+
+        sections.append(section(SERVE, served.serve, 1_200))
+    return Suite("diagnostics", sections, TARGETS, NOTES, OPTIONAL, turns=True, rounds=41, columns=COLUMNS)
 
 
 OPTIONAL = ("uvicorn", "httptools")
@@ -201,5 +197,5 @@ NOTES = [
     "Here `/ bridge` is how many times the figure with diagnostics off, by the medians. A ratio of the last table, and a",
     "measured target, is the median of the ratios within each round; in brackets: where the middle half of them lies.",
     "Beside a figure: the least one. asyncio's rows use asyncio's own calls for threads. The requests to serve come on",
-    f"{served.CONNECTIONS} connections from another process, whose time is not counted.",
+    "8 connections from another process, whose time is not counted.",
 ]
