@@ -187,14 +187,14 @@ class SchedulingLoop(StockLoop):
 
         A task factory is not asked then: what it does is meant for the loop's thread.
         """
+        ours = self._task_factory is None and not kwargs
+        if ours and self._plain:  # in another thread `call_soon`, which this calls, tells of it
+            return Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
         guard = self.guard
         if guard is not None and guard != get_ident():
             return self._create_task_elsewhere(coro, name, context)
-        if self._task_factory is None and not kwargs:
-            if self._plain:
-                return Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
-            if self._checked:
-                return self._create_checked_task(coro, name, context)
+        if ours and self._checked:
+            return self._create_checked_task(coro, name, context)
         return super().create_task(coro, name=name, context=context, **kwargs)
 
     def _create_checked_task(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:
