@@ -20,7 +20,7 @@ from types import FrameType
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place, is_stdlib
 from bridge.diagnostics.stacks import Stack, capture
-from bridge.diagnostics.watchdog import Tick
+from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.circles import CircleWatch
@@ -100,7 +100,11 @@ class LoopWatcher:
             self._at_rest += 1
             self._read(tick, threshold)
             self._parked = self._at_rest >= _RESTING and self._will_call()
-            return None if self._parked else threshold / 2
+            if not self._parked:
+                return threshold / 2
+            if self.running:
+                self._view.call_at_waking(self.woken)
+            return None
         self._at_rest = 0
         if not glance.in_turn_of(self._seen):
             self._end_turn(tick)
@@ -140,8 +144,14 @@ class LoopWatcher:
         """The loop begins to run."""
         if self._at_rest >= _RESTING:  # what its thread has done since the last look was not in the loop
             self._reading, self._parked = self._clocks.read(monotonic()), False
-        self._at_rest = 0
         self.running = True
+        self.woken(self._at_rest >= _RESTING)
+
+    def woken(self, rested: bool = True) -> None:
+        """The loop has slept, or not run. It may do so a thousand times a second: rest only after a few looks again."""
+        self._at_rest = 0
+        if rested and watchdog.parked:
+            watchdog.wake()
 
     def pause(self) -> None:
         """The loop has stopped: what was seen until now has ended."""
