@@ -67,9 +67,9 @@ class Executors:
                 patches.replace(kind, end, self._ending)
 
     def made(self, executor: Any) -> Made | None:
-        """What is known of an executor, or of the pool in it; None if it is not this test's."""
+        """What is known of an executor, or of the pool or crew in it; None if it is not this test's."""
         for each, made in list(self._by_executor.items()):
-            if each is executor or getattr(each, "_pool", None) is executor:
+            if executor in (each, getattr(each, "_pool", None), getattr(each, "_crew", None)):
                 return made
         return None
 

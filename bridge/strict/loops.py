@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import get_ident
@@ -28,6 +30,8 @@ from bridge.loop.watch.views import OpaqueView, View
 from bridge.loop.watch.watching import Watch
 from bridge.strict.patches import Patches
 
+#: Seconds that loops of other threads have for what they are at.
+PATIENCE = 1.0
 #: How asyncio's message ends.
 _DESTROYED = "was destroyed but it is pending!"
 
@@ -63,6 +67,17 @@ class Loops:
         """Each loop that is still there, and the thread in which it runs just now, if that is not the calling one."""
         for loop, thread in list(self._threads.items()):
             yield loop, thread if thread != get_ident() and loop.is_running() else None
+
+    def settle(self) -> None:
+        """Have the loops of other threads end the callback that they are at, if they can do so soon: it was sent to them
+        before, and is told of now."""
+        give_up = time.monotonic() + PATIENCE
+        for loop, thread in self.seen():
+            if thread is not None:
+                answered = threading.Event()
+                with suppress(RuntimeError):  # closed meanwhile
+                    loop.call_soon_threadsafe(answered.set)
+                    answered.wait(max(0.0, give_up - time.monotonic()))
 
     def _running(self, original: Callable[[Any], None]) -> Callable[[Any], None]:
         def run_forever(loop: Any) -> None:

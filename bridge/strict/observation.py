@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterable
 from logging import WARNING
 
@@ -39,8 +40,10 @@ class Observation:
         self._loops = loops
         self._tasks = tasks
         self._patches = Patches()
+        self._since = time.time()
         self._wider = 0
         self._heard: list[Event] = []
+        self._not_closed: set[Place | None] = set()  # what has been told of by a code of its own
         self._told: set[tuple[str, Place | None, str]] = set()
         self._executors = Executors(self._is_own)
         self._threads = Threads(self._is_own, self._executors)
@@ -79,23 +82,29 @@ class Observation:
 
     def certain(self) -> list[Event]:
         """What has gone wrong until now, but for what a fixture may still put away."""
-        gc.collect()
+        self._settle()
         return self._new(self._tasks.told())
 
     def everything(self) -> list[Event]:
         """Likewise, with all that is left of the test."""
-        gc.collect()
+        self._settle()
+        found = self._new([])
         threads = self._threads.left()
-        tasks = self._tasks.left(threads)
-        not_closed = {each.place for each in self._heard if each.code in _LEAKS}
-        return self._new([*threads.values(), *tasks, *self._executors.left(not_closed)])
+        left = [*threads.values(), *self._tasks.left(threads), *self._executors.left(self._not_closed)]
+        return found + self._new(left)
+
+    def _settle(self) -> None:
+        self._loops.settle()
+        gc.collect()
 
     def _new(self, left: Iterable[Event]) -> list[Event]:
         for event in left:
             emit(event, log=False)  # heard here, too
-        heard, self._heard[:] = self._heard.copy(), []
         found = []
-        for event in heard:
+        while self._heard:
+            event = self._heard.pop(0)
+            if event.code in _LEAKS:
+                self._not_closed.add(event.place)
             key = event.code, event.place, event.headline if event.place is None else ""
             if self._counts(event) and key not in self._told:
                 self._told.add(key)
@@ -106,6 +115,8 @@ class Observation:
         code = CATALOGUE[event.code]
         if code.code in self._ignored or code.code in _COMPANIONS or code.is_silenced:
             return False
+        if code.area == "bridge.loop" and event.time - float(event.attributes.get("bridge.duration", 0.0)) < self._since:
+            return False  # it was blocked when the test began
         return code.level >= WARNING or code.code in _LEAKS
 
     def end(self) -> None:

@@ -86,7 +86,7 @@ class Tasks:
     def _cancelling(self, patches: Patches, original: Callable[[Any], None]) -> Callable[[Any], None]:
         def cancel_all_tasks(loop: Any) -> None:
             if patches.active:
-                for task in asyncio.all_tasks(loop):
+                for task in asyncio.all_tasks(loop) - _of_callers(loop):
                     if self._counts(task):
                         self._note(task, "was still pending when its loop was closed, and was cancelled")
             original(loop)
@@ -103,6 +103,12 @@ class Tasks:
         if task not in self._known:
             self._known.add(task)
             self._left.append(_event_of(task, what))
+
+
+def _of_callers(loop: Any) -> set[Any]:
+    """Tasks of calls through a portal: whoever has called is told that the loop ends, so they are nobody's leak."""
+    host = getattr(loop, "_bridge_host", None)
+    return set() if host is None else {getattr(waiting, "task", None) for waiting in list(host.waits)}
 
 
 def _code_of(coro: Any) -> Any:

@@ -25,6 +25,7 @@ from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import PACKAGE, Site, place_of
 from bridge.diagnostics.stacks import capture, stack_of_thread
 from bridge.diagnostics.watchdog import THREAD_NAME
+from bridge.executors.process.crew import Crew
 from bridge.strict.executors import Executors, Made
 from bridge.strict.patches import Patches
 from bridge.threads.pool import WorkerPool
@@ -32,7 +33,7 @@ from bridge.threads.pool import WorkerPool
 #: Seconds that a thread has to end after the test.
 PATIENCE = 1.0
 #: Frames in which a thread's executor is looked for.
-_NEAR = 4
+_NEAR = 6
 #: Beginnings of names.
 _COME_AND_GO = (
     THREAD_NAME,
@@ -41,10 +42,10 @@ _COME_AND_GO = (
     "Trio thread",
     "pytest_timeout",
     "QueueFeederThread",  # of processes' queues
-    "QueueManagerThread",  # of process pools, which are told themselves
-    "ExecutorManagerThread",
     "pydevd.",
 )
+#: Classes of process pools, the standard library's and loky's, which are told themselves, or made to stay.
+_OF_PROCESS_POOLS = ("_ExecutorManagerThread",)
 _POOL_STARTS = getattr(getattr(ThreadPoolExecutor, "_adjust_thread_count", None), "__code__", None)
 _WORKER_STARTS = WorkerPool._add_worker.__code__
 
@@ -87,7 +88,7 @@ class Threads:
 
     def _starting(self, patches: Patches, original: Callable[[threading.Thread], None]) -> Callable[..., None]:
         def start(thread: threading.Thread) -> None:
-            if patches.active and self._is_own() and not thread.name.startswith(_COME_AND_GO):
+            if patches.active and self._is_own() and not _comes_and_goes(thread):
                 self._started[thread] = self._noted(sys._getframe(1))
             original(thread)
 
@@ -105,13 +106,18 @@ class Threads:
         return not how.for_executor or (how.made is not None and how.made.closed)
 
 
+def _comes_and_goes(thread: threading.Thread) -> bool:
+    return thread.name.startswith(_COME_AND_GO) or type(thread).__name__ in _OF_PROCESS_POOLS
+
+
 def _executor_behind(frame: FrameType | None) -> Any:
-    """What a thread is started for, if that is an executor, or a pool of bridge's."""
+    """What a thread is started for, if that is an executor, or a pool or a crew of bridge's."""
     for _ in range(_NEAR):
         if frame is None:
             break
-        if frame.f_code in (_POOL_STARTS, _WORKER_STARTS):
-            return frame.f_locals["self"]
+        owner = frame.f_locals.get("self")
+        if frame.f_code in (_POOL_STARTS, _WORKER_STARTS) or isinstance(owner, Crew):
+            return owner
         frame = frame.f_back
     return None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 
@@ -194,6 +195,32 @@ def test_leaves_no_executor_of_bridge(runs):
             await executor.run(time.time)
 
     runs(main)
+
+
+def test_leaves_a_process_pool():
+    executor = concurrent.futures.ProcessPoolExecutor(1)  # <- BRG502
+    executor.submit(int).result()
+
+
+def test_leaves_a_process_pool_of_bridge():
+    kept.append(bridge.ProcessExecutor(1))  # <- BRG502
+    kept[1].submit(int).result()
+
+
+def test_leaves_no_process_pool(runs):
+    async def main():
+        async with bridge.ProcessExecutor(1) as executor:
+            await executor.run(int)
+        await bridge.to_process(int)
+
+    runs(main)
+
+
+def test_what_a_scope_cancels_by_promise_is_not_left():
+    with contextlib.suppress(KeyError), bridge.background_loop() as portal:
+        portal.run_coroutine_threadsafe(wait())
+        portal.call(ticks)
+        raise KeyError
 
 
 def test_leaves_what_runs_in_an_executor():

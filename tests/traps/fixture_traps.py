@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import threading
+import time
 import unittest
 
 import pytest
@@ -54,6 +55,17 @@ def portal():
     with bridge.background_loop(loop_factory=asyncio.new_event_loop) as portal:
         portal.call(leave_a_task)
         yield portal
+
+
+@pytest.fixture(scope="module")
+def pools():
+    with (
+        bridge.ThreadExecutor(1) as threads,
+        bridge.ProcessExecutor(1) as processes,
+        concurrent.futures.ProcessPoolExecutor(1) as stock,
+        bridge.ForeignExecutor(concurrent.futures.ThreadPoolExecutor(1), owns=True) as foreign,
+    ):
+        yield threads, processes, stock, foreign
 
 
 @pytest.fixture
@@ -109,3 +121,22 @@ class TestCase(unittest.IsolatedAsyncioTestCase):
 
     async def test_leaves_none(self):
         await asyncio.sleep(0)
+
+
+def test_the_loop_of_the_module_is_blocked_beyond_the_end(portal):
+    portal.call_soon_threadsafe(time.sleep, 2)  # BRG101
+
+
+def test_the_next_one_is_not_blamed_for_that_either(portal):
+    assert portal.call(asyncio.sleep, 0, "awake") == "awake"
+
+
+def test_pools_of_the_module_may_start_their_threads_later(pools):
+    for pool in pools:
+        assert pool.submit(int).result() == 0
+
+
+def test_pools_that_are_closed_are_gone():
+    for kind in (bridge.ThreadExecutor, bridge.ProcessExecutor, concurrent.futures.ThreadPoolExecutor):
+        with kind(1) as pool:
+            assert pool.submit(int).result() == 0
