@@ -9,7 +9,6 @@ collected before anybody asks. `end` puts everything back; it is harmless to rep
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from bridge.diagnostics.events import Event, emit, on_event
 from bridge.diagnostics.places import Place
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.strict.executors import Executors
+from bridge.strict.garbage import Garbage, Span
 from bridge.strict.loops import Loops
 from bridge.strict.patches import Patches
 from bridge.strict.tasks import Tasks
@@ -35,12 +35,14 @@ _LEAKS = frozenset({"BRG501"})
 class Observation:
     """What goes wrong during one test."""
 
-    def __init__(self, loops: Loops, tasks: Tasks, ignored: frozenset[str]):
+    def __init__(self, loops: Loops, tasks: Tasks, garbage: Garbage, ignored: frozenset[str]):
         self._ignored = ignored
         self._loops = loops
         self._tasks = tasks
+        self._garbage = garbage
         self._patches = Patches()
         self._since = time.time()
+        self._collected: list[Span] = []
         self._wider = 0
         self._heard: list[Event] = []
         self._not_closed: set[Place | None] = set()  # what has been told of by a code of its own
@@ -80,10 +82,14 @@ class Observation:
 
     # -- findings ------------------------------------------------------------------------------------------------------
 
+    def heard(self) -> list[Event]:
+        """What has been told of until now."""
+        return self._new(self._tasks.told())
+
     def certain(self) -> list[Event]:
         """What has gone wrong until now, but for what a fixture may still put away."""
         self._settle()
-        return self._new(self._tasks.told())
+        return self.heard()
 
     def everything(self) -> list[Event]:
         """Likewise, with all that is left of the test."""
@@ -95,7 +101,7 @@ class Observation:
 
     def _settle(self) -> None:
         self._loops.settle()
-        gc.collect()
+        self._collected.append(self._garbage.collect())
 
     def _new(self, left: Iterable[Event]) -> list[Event]:
         for event in left:
@@ -115,9 +121,15 @@ class Observation:
         code = CATALOGUE[event.code]
         if code.code in self._ignored or code.code in _COMPANIONS or code.is_silenced:
             return False
-        if code.area == "bridge.loop" and event.time - float(event.attributes.get("bridge.duration", 0.0)) < self._since:
-            return False  # it was blocked when the test began
+        if code.area == "bridge.loop" and self._is_not_to_blame(event):
+            return False
         return code.level >= WARNING or code.code in _LEAKS
+
+    def _is_not_to_blame(self, event: Event) -> bool:
+        """Was the loop blocked already when the test began, or kept from running by our own collection of garbage?"""
+        began = event.time - float(event.attributes.get("bridge.duration", 0.0))
+        collecting = event.code == "BRG104" and any(begun < event.time and began < end for begun, end in self._collected)
+        return began < self._since or collecting
 
     def end(self) -> None:
         """Put everything back."""

@@ -9,8 +9,6 @@ is watched, so it is imported only where a test is strict.
 
 from __future__ import annotations
 
-import gc
-import inspect
 import sys
 from collections.abc import Generator
 from contextlib import suppress
@@ -20,7 +18,8 @@ from typing import Any
 import pytest
 
 from bridge.diagnostics.events import Event
-from bridge.strict import MARKER
+from bridge.strict import MARKER, fixtures
+from bridge.strict.garbage import Garbage
 from bridge.strict.loops import Loops
 from bridge.strict.observation import Observation
 from bridge.strict.settings import Settings
@@ -28,9 +27,6 @@ from bridge.strict.tasks import Tasks
 
 #: What pytest keeps of the last error, in the way of the interpreter's prompt; it keeps alive what the test had.
 _LAST = ("last_type", "last_value", "last_traceback", "last_exc")
-
-#: Whose fixtures end nothing that a test has started.
-_OTHERS = ("_pytest.", "pytest_asyncio.", "anyio.")
 
 
 class StrictPlugin:
@@ -40,9 +36,11 @@ class StrictPlugin:
         self._settings = Settings(config)
         self._loops = Loops()
         self._tasks = Tasks(self._loops)
+        self._garbage = Garbage()
         self._observation: Observation | None = None
         self._settled = False  # is no garbage of other tests about?
-        self._failed = False
+        self._failed = False  # has the test, by itself?
+        self._done = False  # was all that can be found asked for, and has no fixture ended since?
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -57,14 +55,19 @@ class StrictPlugin:
         for item in session.items:
             self._settings.ignored_by(item)
 
+    def pytest_unconfigure(self) -> None:
+        """The run is over."""
+        self._garbage.take_back()
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Begin."""
         self._end()
-        self._failed = False
+        self._failed = self._done = False
         ignored = self._settings.ignored_by(item)
         if ignored is None:
             self._settled = False
+            self._garbage.take_back()
         else:
             self._begin(item, ignored)
         return (yield from self._noticing_failures())
@@ -72,13 +75,13 @@ class StrictPlugin:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fail the test by what went wrong until now."""
-        return (yield from self._judging(item, "call", last=not _fixtures_remain(item)))
+        return (yield from self._judging(item, "call"))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fail it by what it has left."""
         try:
-            return (yield from self._judging(item, "teardown", last=True))
+            return (yield from self._judging(item, "teardown"))
         finally:
             self._settled = self._observation is not None and not self._failed
             self._end()
@@ -95,17 +98,23 @@ class StrictPlugin:
         finally:
             observation.leave_wider_fixture()
 
+    def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
+        """A fixture has ended."""
+        if fixturedef.scope != "function":
+            self._garbage.take_back()
+        if fixtures.may_end_something(fixturedef):
+            self._done = False
+
     # -- one phase -----------------------------------------------------------------------------------------------------
 
-    def _judging(self, item: pytest.Item, phase: str, *, last: bool) -> Generator[None, object, object]:
+    def _judging(self, item: pytest.Item, phase: str) -> Generator[None, object, object]:
         try:
             result = yield from self._noticing_failures()
         finally:
-            found = self._found(last)
+            found = self._found(item, phase)
             if found and self._failed:
                 item.add_report_section(phase, "bridge", verdict(found))
-        if found:
-            self._failed = True
+        if found and not self._failed:
             pytest.fail(verdict(found), pytrace=False)
         return result
 
@@ -116,19 +125,32 @@ class StrictPlugin:
             self._failed = True
             raise
 
-    def _found(self, last: bool) -> list[Event]:
+    def _found(self, item: pytest.Item, phase: str) -> list[Event]:
         observation = self._observation
         if observation is None:
             return []
-        return observation.everything() if last else observation.certain()
+        if self._done:
+            return observation.heard()
+        if phase == "call" and fixtures.remain(item):
+            return observation.certain()
+        self._done = True
+        return observation.everything()
 
     def _begin(self, item: pytest.Item, ignored: frozenset[str]) -> None:
         if not self._settled:
-            _settle()
+            self._settle()
+        self._garbage.set_aside()
         if "anyio_backend" in getattr(item, "fixturenames", ()):
             _load_backends()
-        self._observation = Observation(self._loops, self._tasks, ignored)
+        self._observation = Observation(self._loops, self._tasks, self._garbage, ignored)
         self._observation.begin()
+
+    def _settle(self) -> None:
+        """What tests before have left to be found is found now, before anybody listens."""
+        for name in _LAST:
+            if hasattr(sys, name):
+                delattr(sys, name)
+        self._garbage.collect()
 
     def _end(self) -> None:
         observation, self._observation = self._observation, None
@@ -136,42 +158,11 @@ class StrictPlugin:
             observation.end()
 
 
-def _settle() -> None:
-    """What tests before have left to be found is found now, before anybody listens."""
-    for name in _LAST:
-        if hasattr(sys, name):
-            delattr(sys, name)
-    gc.collect()
-
-
 def _load_backends() -> None:
     """anyio's plugin would load them in the middle of the test, and only what is loaded before is watched."""
     for name in ("trio", "uvloop"):
         with suppress(ImportError):
             import_module(name)
-
-
-def _fixtures_remain(item: pytest.Item) -> bool:
-    """Has the test fixtures of its own, whose teardown may still end what it has started?
-
-    Those of pytest and of its plugins for asyncio end nothing but the loop. What is not certain is left to the teardown.
-    """
-    try:
-        finalizers, _ = item.session._setupstate.stack[item]
-        if len(finalizers) == 1:  # the item's own
-            return False
-        fixtures = item._request._fixture_defs.values()  # type: ignore[attr-defined]
-        return any(each.scope == "function" and _may_end_something(each) for each in fixtures)
-    except (AttributeError, KeyError, TypeError, ValueError):  # pytest's private parts are not as we know them
-        return True
-
-
-def _may_end_something(fixture: pytest.FixtureDef[Any]) -> bool:
-    function = inspect.unwrap(fixture.func)
-    if function.__module__.startswith(_OTHERS) and not fixture.argname.startswith(("_xunit", "_unittest")):
-        return False
-    yields = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
-    return yields or "request" in fixture.argnames
 
 
 def verdict(found: list[Event]) -> str:
