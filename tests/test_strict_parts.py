@@ -112,21 +112,20 @@ def test_what_somebody_else_has_put_on_top_stays() -> None:
 
 @pytest.fixture
 def garbage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Garbage]:
-    if gc.get_freeze_count():
-        pytest.skip("something is set aside already")
     monkeypatch.setattr("bridge.strict.garbage._SLOW", 0.0)  # any collection is
     yield Garbage()
     gc.unfreeze()
 
 
 def test_what_was_there_is_set_aside_after_a_slow_collection_and_taken_back(garbage: Garbage) -> None:
+    before = gc.get_freeze_count()
     garbage.set_aside()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() == before
     garbage.collect()
     garbage.set_aside()
-    assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() > before + 1000
     garbage.take_back()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= before
 
 
 def test_what_comes_later_is_collected_all_the_same(garbage: Garbage) -> None:
@@ -149,4 +148,4 @@ def test_what_the_program_has_set_aside_itself_is_left_alone(garbage: Garbage) -
     garbage.collect()
     garbage.set_aside()
     garbage.take_back()
-    assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() > 1000

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 #: Seconds that a collection may take.
 _SLOW = 0.005
+#: Objects that CPython may have set aside itself (3.12 begins with some hundreds); a program that does so has more.
+_INTERPRETERS_OWN = 1000
 
 
 class Span(NamedTuple):
@@ -42,7 +44,7 @@ class Garbage:
 
     def set_aside(self) -> None:
         """Just after a collection: what is there stays, for now."""
-        self._theirs = self._theirs or (not self._aside and gc.get_freeze_count() > 0)
+        self._theirs = self._theirs or (not self._aside and gc.get_freeze_count() > _INTERPRETERS_OWN)
         if self._slow and not self._theirs:
             gc.freeze()
             self._aside = True
