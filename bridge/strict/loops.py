@@ -1,6 +1,6 @@
 """Loops that run during a test: those that are not bridge's are watched as bridge's own watch themselves.
 
-    run_forever ──> seen ── bridge's own, and watched? ──> as ever
+    run_forever ──> seen ── bridge's own? ──> as ever: it is watched, or is not to be
                          └─ another's ──> Watch ── resume ── runs ── pause
     call_exception_handler ──> asyncio's message as ever ── lost exception ──> BRG202
                                                          └─ task destroyed ──> `on_destroyed`
@@ -85,7 +85,7 @@ class Loops:
                 original(loop)
                 return
             self._threads[loop] = get_ident()
-            if isinstance(loop, EventLoop) and loop.is_watched:
+            if isinstance(loop, EventLoop):  # watched already, or not to be
                 original(loop)
                 return
             watch, view = self._watch_of(loop)
@@ -112,7 +112,8 @@ class Loops:
         return watched
 
     def _hearing(self, original: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, dict[str, Any]], None]:
-        """What a loop's block of `bridge.watch` keeps of this may be called in a later test, and hears for that one."""
+        """What a loop's block of `bridge.watch` keeps of this may be called in a later test, and hears for that one. Lost
+        exceptions are told by the block."""
 
         def call_exception_handler(loop: Any, context: dict[str, Any]) -> None:
             try:
@@ -123,7 +124,9 @@ class Loops:
                     with suppress(Exception):  # a finalizer has called
                         if str(context.get("message")).endswith(_DESTROYED):
                             on_destroyed(context.get("task"))
-                        if not isinstance(loop, EventLoop):
+                        if not isinstance(loop, EventLoop) and "call_exception_handler" not in getattr(
+                            loop, "__dict__", ()
+                        ):
                             report(loop, context, log=loop.get_exception_handler() is None)
 
         return call_exception_handler

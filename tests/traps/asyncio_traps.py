@@ -56,6 +56,22 @@ def test_does_not_block(runs):
     runs(main)
 
 
+def test_blocks_where_nobody_wants_to_know():
+    async def main():
+        time.sleep(0.3)
+
+    bridge.run(main, diagnostics=False)
+
+
+def test_loses_an_exception_in_a_block_of_watch():
+    async def main():
+        async with bridge.watch():
+            asyncio.create_task(fail())  # <- BRG202
+            await ticks()
+
+    run(main)
+
+
 def test_forgets_a_coroutine(runs):
     async def main():
         fetch()  # <- BRG201
