@@ -24,7 +24,7 @@ from typing import Any
 
 from bridge.diagnostics.formatting import JsonFormatter
 from bridge.diagnostics.places import is_bridges
-from bridge.loop.event_loop import new_event_loop
+from bridge.loop.event_loop import EventLoop, new_event_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +78,9 @@ class BridgePolicy(asyncio.DefaultEventLoopPolicy):
         self._settings = settings
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        loop = new_event_loop()
+        loop = new_event_loop(diagnostics=True)
         if self._settings.debug:
             loop.set_debug(True)
-        if self._settings.threshold is not None:
-            loop.slow_callback_duration = self._settings.threshold
         return loop
 
 
@@ -96,6 +94,7 @@ def _set_up(settings: Settings) -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False  # or a script with handlers of its own would print them once more
+    EventLoop.first_threshold = settings.threshold  # for loops of `bridge.run`, too
     asyncio.set_event_loop_policy(BridgePolicy(settings))
 
 

@@ -23,7 +23,7 @@ def double(array: Any) -> tuple[int, Any]:
 
 
 async def main() -> None:
-    array = np.arange(8_000_000, dtype=np.float64)
+    array = await bridge.to_thread(np.arange, 8_000_000, dtype=np.float64)
     async with bridge.ProcessExecutor(1) as executor:
         seconds = []
         for _ in range(5):  # the first one starts the process, and gets the memory that the others use again

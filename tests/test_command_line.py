@@ -154,6 +154,7 @@ def test_the_options_reach_each_loop(options: list[str], tmp_path: Path, write: 
         "script.py",
         """
         import asyncio
+        import bridge
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -161,10 +162,11 @@ def test_the_options_reach_each_loop(options: list[str], tmp_path: Path, write: 
 
         asyncio.run(main())
         asyncio.run(main())
+        bridge.run(main)
         """,
     )
     expected = "True 0.25\n" if options else "False 0.1\n"
-    assert bridge("run", *options, "script.py", cwd=tmp_path).stdout == 2 * expected
+    assert bridge("run", *options, "script.py", cwd=tmp_path).stdout == 3 * expected
 
 
 @pytest.mark.parametrize("threshold", ["0", "-1", "soon", "nan", "inf"])
@@ -188,6 +190,22 @@ def test_what_blocks_the_loop_is_reported(tmp_path: Path, write: Callable[[str, 
     stderr = bridge("run", "--threshold", "0.2", "script.py", cwd=tmp_path).stderr
     assert stderr.startswith("BRG101 ")
     assert f"{tmp_path / 'script.py'}:5 in main: time.sleep(0.6)" in stderr.splitlines()[0]
+
+
+def test_whoever_runs_a_script_so_wants_to_be_told(tmp_path: Path, write: Callable[[str, str], Path]) -> None:
+    write(
+        "script.py",
+        """
+        import asyncio, os, time
+        os.environ["BRIDGE_DIAGNOSTICS"] = "0"
+
+        async def main():
+            time.sleep(0.3)
+
+        asyncio.run(main())
+        """,
+    )
+    assert bridge("run", "script.py", cwd=tmp_path).stderr.startswith("BRG101 ")
 
 
 def test_as_json_each_message_is_one_object_and_there_is_nothing_else(

@@ -21,6 +21,8 @@ import pytest
 
 import bridge
 
+from .conftest import comes_and_goes
+
 SECONDS = float(os.environ.get("BRIDGE_SOAK_SECONDS", "60"))
 SEED = int(os.environ.get("BRIDGE_SOAK_SEED", "1"))
 THREADS = 200
@@ -302,6 +304,6 @@ def test_nothing_is_lost_in_a_minute_of_everything() -> None:
     soak.ledger.settle()
     assert soak.callbacks_run == soak.callbacks_sent
     assert all(soak.ledger.asked[kind] for kind in ("run", "chain", "cancel", "abandon", "closed loop", "future"))
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith(("bridge", "ThreadExecutor"))]
-    assert [name for name in left if name != "bridge-sentry"] == []
+    left = [thread for thread in threading.enumerate() if thread.name.startswith(("bridge", "ThreadExecutor"))]
+    assert [thread for thread in left if not comes_and_goes(thread)] == []
     print(dict(soak.ledger.asked), dict(soak.ledger.ended))

@@ -13,7 +13,7 @@ import pytest
 
 from bridge.diagnostics.clocks import Schedule
 from bridge.loop.watch import garbage, readings
-from bridge.loop.watch.causes import Cause, Lateness, cause_of
+from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.garbage import Collections
 from bridge.loop.watch.readings import LoopClocks, Reading, Window, between, held_up
 from tests.conftest import PATIENCE, Gate, within
@@ -28,7 +28,8 @@ def window(**known: Any) -> Window:
 
 
 def lateness(late: float = 0.0, kept_out: float | None = None, looks: int = 20, stopped: float = 0.0) -> Lateness:
-    return Lateness(looks, late, late if kept_out is None else kept_out, stopped)
+    kept_out = late if kept_out is None else kept_out
+    return Lateness(looks, late, kept_out, stopped, longest=kept_out)
 
 
 PUNCTUAL = lateness()
@@ -73,6 +74,18 @@ OTHER = 4711
             window(loop=0.3, process=0.3, starved=0.5), PUNCTUAL, Cause.C_WITHOUT_GIL, id="half-of-what-is-left"
         ),
         pytest.param(window(loop=0.3, process=0.3), PUNCTUAL, Cause.WAITING, id="the-same-and-not-starved"),
+        pytest.param(
+            window(loop=0.5, process=0.5, starved=0.4),
+            Lateness(20, 0.9, 0.9, 0.0, longest=0.1),
+            Cause.PYTHON,
+            id="asked-for-long-because-there-were-few-cores",
+        ),
+        pytest.param(
+            window(loop=0.5, process=0.5, starved=0.4),
+            Lateness(2, 0.9, 0.9, 0.0, longest=0.5),
+            Cause.C_WITH_GIL,
+            id="few-cores-and-kept-out-at-a-stretch",
+        ),
         pytest.param(window(loop=None, process=0.9), PUNCTUAL, Cause.UNKNOWN, id="no-clock-and-somebody-ran"),
         pytest.param(window(loop=None, process=0.1), PUNCTUAL, Cause.WAITING, id="no-clock-and-nobody-ran"),
         pytest.param(window(loop=None, collecting=0.9), PUNCTUAL, Cause.GARBAGE, id="no-clock-but-collected"),
@@ -103,7 +116,8 @@ def test_what_would_hold_the_gil_in_a_thread_belongs_into_a_process(cause: Cause
 
 
 def test_lateness_adds_up() -> None:
-    assert Lateness().plus(0.1, 0.1).plus(0.2, 0.05) == (2, pytest.approx(0.3), pytest.approx(0.15), pytest.approx(0.15))
+    summed = Lateness().plus(0.1, 0.1).plus(0.2, 0.05)
+    assert summed == (2, pytest.approx(0.3), pytest.approx(0.15), pytest.approx(0.15), pytest.approx(0.1))
 
 
 @pytest.mark.parametrize("looks", [[(0.1, None), (0.1, 0.1)], [(0.1, 0.1), (0.1, None)]])
@@ -126,9 +140,26 @@ def test_a_process_was_stopped_while_the_watchdog_was_late_and_kept_out_by_nobod
 
 
 def test_of_lateness_that_began_earlier_only_the_end_counts() -> None:
-    assert Lateness(1, 30.0, 10.0, 20.0).within(0.5) == (1, 0.5, 0.5, 0.5)
-    assert Lateness(1, 0.3, 0.2, 0.1).within(0.5) == (1, 0.3, 0.2, 0.1)
-    assert Lateness(1, 30.0, None, 0.0).within(0.5) == (1, 0.5, None, 0.0)
+    assert Lateness(1, 30.0, 10.0, 20.0, 10.0).within(0.5) == (1, 0.5, 0.5, 0.5, 0.5)
+    assert Lateness(1, 0.3, 0.2, 0.1, 0.2).within(0.5) == (1, 0.3, 0.2, 0.1, 0.2)
+    assert Lateness(1, 30.0, None, 0.0, 30.0).within(0.5) == (1, 0.5, None, 0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("seen", "excused", "blame"),
+    [
+        pytest.param(window(loop=0.4), 0.0, 1.0, id="nothing-is-excused"),
+        pytest.param(window(loop=0.1), 0.7, 0.3, id="what-is-not-excused"),
+        pytest.param(window(loop=0.4), 0.9, 0.4, id="what-ran-was-not-stopped"),
+        pytest.param(window(loop=0.4, wall=1.3), 1.0, 0.1, id="it-may-have-run-before"),
+        pytest.param(window(loop=0.2, wall=1.3), 1.0, 0.0, id="all-of-it-before"),
+        pytest.param(window(loop=None), 1.5, 0.0, id="no-clock"),
+    ],
+)
+def test_the_loop_is_to_blame_for_what_is_not_excused_and_for_its_cpu_time(
+    seen: Window, excused: float, blame: float
+) -> None:
+    assert to_blame(1.0, seen, excused) == pytest.approx(blame)
 
 
 # -- windows -----------------------------------------------------------------------------------------------------------

@@ -510,6 +510,25 @@ def test_the_threshold_is_in_force_for_as_long_as_the_block(name: str) -> None:
     bridge.run(main, **options(name))
 
 
+@pytest.mark.parametrize("name", [name for name in LOOPS if name != "trio"])
+def test_thresholds_of_blocks_that_overlap_leave_the_loops_own(name: str) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.slow_callback_duration = 0.4
+        first, second = bridge.watch(threshold=0.2), bridge.watch(threshold=0.1)
+        await first.__aenter__()
+        await second.__aenter__()
+        await first.__aexit__(None, None, None)
+        assert loop.slow_callback_duration == 0.1
+        await second.__aexit__(None, None, None)
+        assert loop.slow_callback_duration == 0.4
+        async with bridge.watch(threshold=0.2):
+            loop.slow_callback_duration = 0.3
+        assert loop.slow_callback_duration == 0.3
+
+    bridge.run(main, **options(name))
+
+
 @pytest.mark.parametrize(("given", "threshold"), [(None, 0.1), (0.25, 0.25)])
 def test_the_threshold_on_trio_is_the_blocks_own(given: float | None, threshold: float) -> None:
     async def main() -> None:

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import constants
-from collections.abc import Iterable
 from contextvars import Context
-from functools import partial
 from threading import get_ident
 from traceback import StackSummary
 from types import CodeType, FrameType
@@ -26,18 +23,21 @@ from typing import Any
 
 from bridge.diagnostics.places import PLUMBING, place_of
 from bridge.loop.ready import LeanHandle, LeanTimerHandle
+from bridge.loop.waiters import complete, left_by
 from bridge.loop.wrong_thread import refuse
 
 #: What executes a callback of the loop: outside of it there is nothing but the loop.
 _HANDLE_RUNS: CodeType = asyncio.Handle._run.__code__
 
 Creation = list[Any]
+#: Frames that are remembered at the most; asyncio's debug mode has ten.
+_DEEPEST = 200
 
 
 def creation_stack(frame: FrameType | None) -> Creation:
-    """Code and instruction of each frame from `frame` outwards, up to the loop, ten at most."""
+    """Code and instruction of each frame from `frame` outwards, up to the loop."""
     stack: Creation = []
-    for _ in range(constants.DEBUG_STACK_DEPTH):
+    for _ in range(_DEEPEST):
         if frame is None:
             break
         code = frame.f_code
@@ -144,28 +144,7 @@ def _check_thread(future: asyncio.Future[Any], method: str, args: tuple[Any, ...
     guard = loop.guard
     if guard is None or guard == get_ident():
         return
-    caller = sys._getframe(2)
-    for each, outcome in _owed(future, caller, method, args):
-        loop.call_soon_threadsafe(partial(_complete, each, *outcome))
-    refuse(loop, f"future.{method}" if method != "cancel" else "cancel", told=loop.is_watched)
-
-
-def _owed(
-    future: asyncio.Future[Any], caller: FrameType, method: str, args: tuple[Any, ...]
-) -> Iterable[tuple[asyncio.Future[Any], tuple[str, tuple[Any, ...]]]]:
-    """Whom one of asyncio's own, whose state has changed by now, would complete in this call, and how."""
-    if not caller.f_code.co_filename.startswith(PLUMBING):
-        return
-    yield future, (method, args)
-    local = caller.f_locals
-    waiters = getattr(local.get("self"), "_waiters", None) or ()
-    if caller.f_code is asyncio.Event.set.__code__:
-        yield from ((each, (method, args)) for each in list(waiters) if each is not future)
-    elif caller.f_code is asyncio.Condition.notify.__code__:
-        others = [each for each in list(waiters) if each is not future and not each.done()]
-        yield from ((each, (method, args)) for each in others[: max(0, local.get("n", 1) - local.get("idx", 1))])
-
-
-def _complete(future: asyncio.Future[Any], method: str, args: tuple[Any, ...]) -> None:
-    if not future.done():
-        getattr(future, method)(*args)
+    left = [] if method == "cancel" else left_by(future, sys._getframe(2))
+    for each in left:
+        loop.call_soon_threadsafe(complete, each, method, args)
+    refuse(loop, told=loop.is_watched, changed=bool(left))

@@ -31,7 +31,7 @@ from contextvars import Context
 from threading import get_ident
 from time import monotonic
 from types import FunctionType
-from typing import Any, TypeVar, TypeVarTuple, Unpack
+from typing import Any, ClassVar, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
 
@@ -81,6 +81,9 @@ class EventLoop(SchedulingLoop):
     _check_default_executor: Callable[[], None]
     _bridge_door: Callable[[Item], None] | None
 
+    #: What `slow_callback_duration` is at first, in seconds; None: as in asyncio.
+    first_threshold: ClassVar[float | None] = None
+
     def __init__(self, *args: Any, diagnostics: bool | None = None):
         self._nap = 0
         self._woken = -1
@@ -88,6 +91,8 @@ class EventLoop(SchedulingLoop):
         self._watch: Watch | None = None
         self._told = 0  # the exception context that was reported last
         super().__init__(*args, diagnostics=wanted(diagnostics))
+        if self.first_threshold is not None:
+            self.slow_callback_duration = self.first_threshold
         if _details_are_known(self):
             self._ready = Ready(self._ready)
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper

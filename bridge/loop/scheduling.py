@@ -14,17 +14,19 @@ import asyncio
 import sys
 from asyncio import Future, Task
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from heapq import heappush
 from inspect import CO_COROUTINE
 from threading import get_ident
-from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
+from types import BuiltinFunctionType, FrameType, FunctionType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVarTuple, Unpack, cast
 
 from bridge.loop.debug import Creation, DebugFuture, DebugHandle, DebugTask, DebugTimerHandle, creation_stack
 from bridge.loop.forgotten import remember_caller
 from bridge.loop.ready import LeanHandle, LeanTimerHandle
+from bridge.loop.waiters import wake_up_the_others
 from bridge.loop.wrong_thread import refuse, tell
 
 if TYPE_CHECKING:  # what all of them have in common
@@ -90,16 +92,31 @@ class SchedulingLoop(StockLoop):
         if self._plain:
             guard = self.guard
             if guard is not None and guard != get_ident():
-                self._tell("loop.call_soon" if not _completes(args) else "a future of the loop")
-                return self.call_soon_threadsafe(callback, *args, context=context)
+                return self._call_soon_elsewhere(callback, args, context, sys._getframe(1))
             handle: asyncio.Handle = LeanHandle(callback, args, self, context)
         elif self._checked:
-            self._check_thread_for("loop.call_soon")
+            guard = self.guard
+            if guard is not None and guard != get_ident():
+                if not _completes(args):
+                    self._refuse()
+                # It is done by now: were this refused, nobody would call its callbacks.
+                return self._call_soon_elsewhere(callback, args, context, sys._getframe(1))
             handle = self._checked_handle(callback, args, context, "call_soon")
         else:
             return super().call_soon(callback, *args, context=context)
         self._ready.append(handle)
         return handle
+
+    def _call_soon_elsewhere(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, caller: FrameType
+    ) -> asyncio.Handle:
+        if not _completes(args):
+            self._tell()
+        elif get_ident() not in self._handing_over:
+            self._tell(by_future=True)
+            with self._handed_over():
+                wake_up_the_others(cast("Future[Any]", args[0]), caller)
+        return self.call_soon_threadsafe(callback, *args, context=context)
 
     def _checked_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, method: str
@@ -112,9 +129,9 @@ class SchedulingLoop(StockLoop):
         """Raise TypeError for coroutine functions and what cannot be called; nearly always at a glance."""
         kind = type(callback)
         if kind is FunctionType:
-            if not callback.__code__.co_flags & CO_COROUTINE and not hasattr(callback, "_is_coroutine_mark"):
+            if not callback.__code__.co_flags & CO_COROUTINE and not callback.__dict__:  # where one is marked as such
                 return
-        elif kind is BuiltinFunctionType or kind.__module__ == "_asyncio":
+        elif kind is BuiltinFunctionType or (kind.__module__ == "_asyncio" and callable(callback)):
             return
         super()._check_callback(callback, method)  # type: ignore[misc]
 
@@ -138,8 +155,9 @@ class SchedulingLoop(StockLoop):
             return timer
         guard = self.guard
         if guard is not None and guard != get_ident():
-            self._check_thread_for("loop.call_later")
-            self._tell("loop.call_later")
+            if self._checked:
+                self._refuse()
+            self._tell()
             timer = LeanTimerHandle(when, callback, args, self, context)
             self.call_soon_threadsafe(self._schedule, timer)
             return timer
@@ -163,7 +181,10 @@ class SchedulingLoop(StockLoop):
     # -- tasks and futures ---------------------------------------------------------------------------------------------
 
     def create_task(self, coro: Any, *, name: object = None, context: Context | None = None, **kwargs: Any) -> Task[Any]:
-        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
+        """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread.
+
+        A task factory is not asked then: what it does is meant for the loop's thread.
+        """
         guard = self.guard
         if guard is not None and guard != get_ident():
             return self._create_task_elsewhere(coro, name, context)
@@ -187,16 +208,13 @@ class SchedulingLoop(StockLoop):
 
     def _create_task_elsewhere(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:
         """The task's first step is what is handed over."""
-        if self._checked and hasattr(coro, "close"):
-            coro.close()
-        self._check_thread_for("loop.create_task")
-        self._tell("loop.create_task")
-        ident = get_ident()
-        self._handing_over.add(ident)
-        try:
+        if self._checked:
+            if hasattr(coro, "close"):
+                coro.close()  # or it would be reported as forgotten, too
+            self._refuse()
+        self._tell()
+        with self._handed_over():
             return Task(coro, loop=self, name=name, context=context)
-        finally:
-            self._handing_over.discard(ident)
 
     def create_future(self) -> Future[Any]:
         """As in asyncio."""
@@ -214,24 +232,31 @@ class SchedulingLoop(StockLoop):
         """As in asyncio. From another thread: handed over and reported; in debug mode, WrongThread."""
         guard = self.guard
         if guard is not None and guard != get_ident():
-            self._check_thread_for("loop.stop")
-            self._tell("loop.stop")
+            if self._checked:
+                self._refuse()
+            self._tell()
             self.call_soon_threadsafe(super().stop)
         else:
             super().stop()
 
     # -- the wrong thread ----------------------------------------------------------------------------------------------
 
-    def _check_thread_for(self, method: str) -> None:
-        """Raise WrongThread in debug mode."""
-        if self._checked:
-            guard = self.guard
-            if guard is not None and guard != get_ident():
-                refuse(self, method, told=self._diagnostics)
+    @contextmanager
+    def _handed_over(self) -> Iterator[None]:
+        """What the calling thread asks of the loop meanwhile has been told already."""
+        ident = get_ident()
+        self._handing_over.add(ident)
+        try:
+            yield
+        finally:
+            self._handing_over.discard(ident)
 
-    def _tell(self, method: str) -> None:
-        if get_ident() not in self._handing_over:
-            tell(self, method)
+    def _refuse(self) -> NoReturn:
+        refuse(self, told=self._diagnostics)
+
+    def _tell(self, *, by_future: bool = False) -> None:
+        if self._diagnostics and get_ident() not in self._handing_over:
+            tell(self, by_future=by_future, every_time=self._checked)
 
 
 def _completes(args: tuple[Any, ...]) -> bool:

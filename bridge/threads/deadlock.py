@@ -1,11 +1,13 @@
 """BRG302: waits that cannot end, with both ends. What bridge itself is asked to do is refused; other circles are found.
 
     refuse_blocking, standing_still, refuse_own_worker ──> tell_refused ──> the caller raises
-    wait_graph.find_deadlock ──> Deadlock ──> tell: the event, then WouldDeadlock for one wait that bridge can answer
+    wait_graph.find_deadlock ──> Deadlock ──> tell: the event
+                                         ──> answer: WouldDeadlock for one wait that bridge can answer
 
 In: threads and loops, by name. Out: events; and, for a circle, one answer, by which everybody in it can go on. A circle
-of waits that are not bridge's own can only be reported. `tell` is called in the watchdog's thread; the answer is given as
-by whoever notices the end of a loop (`Call.refuse`), so it counts only if nobody was quicker.
+of waits that are not bridge's own can only be reported. `tell` is called in the watchdog's thread, `answer` in one of its
+own, since callbacks of the program may follow; it is given as by whoever notices the end of a loop (`Call.refuse`), so it
+counts only if nobody was quicker.
 """
 
 from __future__ import annotations
@@ -130,10 +132,13 @@ class Deadlock:
             attributes={"thread.name": name, "bridge.threads": len(self.participants), "bridge.refused": False},
         )
 
-    def tell(self) -> bool:
-        """Report it, and answer one wait with WouldDeadlock if one is bridge's own; True if everybody can go on."""
+    def tell(self) -> None:
+        """Report it."""
+        emit(self.event)
+
+    def answer(self) -> bool:
+        """Answer one wait with WouldDeadlock, if one is bridge's own: True, and everybody can go on."""
         event = self.event
-        emit(event)
         answers = [each.answer for each in self.participants if each.answer is not None and not each.timed]
         if not answers:
             return False

@@ -29,7 +29,8 @@ def name_of(fn: object) -> str:
     if name is None:
         inner = getattr(fn, "func", None)  # functools.partial
         return name_of(inner) if inner is not None else repr(fn)
-    return f"{getattr(fn, '__module__', None) or '?'}.{name}"
+    module = getattr(fn, "__module__", None)
+    return f"{module}.{name}" if module else str(name)  # a coroutine has none
 
 
 def last_name(fn: object) -> str:

@@ -20,7 +20,7 @@ def count_slugs(texts, counts):
 
 async def main():
     counts = []
-    threading.Thread(target=count_slugs, args=(["a-b", *["a" * 22 + "!"] * 4], counts)).start()
+    threading.Thread(target=count_slugs, args=(["a-b", *["a" * 22 + "!"] * 8], counts)).start()
     while not counts:
         await asyncio.sleep(0.01)
     print(counts[0], "matched")

@@ -18,6 +18,8 @@ from bridge.loop.watch.readings import Window
 
 #: Lateness below which the watchdog counts as punctual, for one look, in seconds.
 _PUNCTUAL = 0.0025
+#: Share of the time for which the loop's thread got no core, above which the machine is too busy to ask the GIL in time.
+_FEW_CORES = 0.15
 
 
 class Cause(Enum):
@@ -40,12 +42,13 @@ class Cause(Enum):
 
 class Lateness(NamedTuple):
     """How late the watchdog was in `looks` looks together: seconds, those of them spent waiting for the GIL (None: not
-    known), and those for which the process did not run at all."""
+    known), and those for which it did not run at all; `longest` is its longest wait for the GIL."""
 
     looks: int = 0
     late: float = 0.0
     kept_out: float | None = 0.0
     stopped: float = 0.0
+    longest: float = 0.0
 
     def plus(self, late: float, kept_out: float | None) -> Lateness:
         """One more look."""
@@ -56,12 +59,24 @@ class Lateness(NamedTuple):
             self.late + late,
             (self.kept_out or 0.0) + (kept_out or 0.0) if known else None,
             self.stopped + stopped,
+            max(self.longest, late if kept_out is None else kept_out),
         )
 
     def within(self, seconds: float) -> Lateness:
         """As much of it as fits into the last `seconds`."""
         kept_out = None if self.kept_out is None else min(self.kept_out, seconds)
-        return self._replace(late=min(self.late, seconds), kept_out=kept_out, stopped=min(self.stopped, seconds))
+        stopped, longest = min(self.stopped, seconds), min(self.longest, seconds)
+        return Lateness(self.looks, min(self.late, seconds), kept_out, stopped, longest)
+
+
+def to_blame(elapsed: float, window: Window, excused: float) -> float:
+    """Seconds out of `elapsed` that the loop's own doing took: what is not excused, and at least its thread's CPU time.
+
+    For how long the process was stopped is told by how long the watchdog did not run, which on a busy machine happens to
+    it alone. `window` may have begun before.
+    """
+    ran = (window.loop or 0.0) - max(0.0, window.wall - elapsed)
+    return max(elapsed - excused, ran)
 
 
 def cause_of(elapsed: float, window: Window, lateness: Lateness) -> Cause:
@@ -70,14 +85,16 @@ def cause_of(elapsed: float, window: Window, lateness: Lateness) -> Cause:
     if window.collecting >= half:
         return Cause.GARBAGE
     kept_out = lateness.late if lateness.kept_out is None else lateness.kept_out
+    # Where the loop's thread gets no core, the watchdog gets none either, each time it asks for the GIL.
+    held = lateness.longest if window.starved > _FEW_CORES * elapsed else kept_out
     if window.loop is None:
         return Cause.UNKNOWN if window.process >= half else Cause.WAITING
     if window.loop >= half:
-        if kept_out >= half:
+        if held >= half:
             return Cause.C_WITH_GIL
         punctual = lateness.looks > 1 and kept_out / lateness.looks < _PUNCTUAL
         return Cause.C_WITHOUT_GIL if punctual else Cause.PYTHON
-    if kept_out >= half:
+    if held >= half:
         others = window.busiest[1] if window.busiest is not None else 0.0
         return Cause.OTHER_THREAD if others >= half or window.process - window.loop >= half else Cause.WAITING_WITH_GIL
     return Cause.WAITING

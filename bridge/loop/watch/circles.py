@@ -2,19 +2,24 @@
 
     blocked beyond a mark ──> find_deadlock ──> suspected ── the same circle at the next look ──> told, once
 
-In and out: the watchdog's thread only. The threads of a circle may be those of several loops, each with a watcher that
-sees the same circle: it is told by the first, for as long as that one's loop stays blocked.
+In and out: the watchdog's thread only; the answer that ends a circle is given by a thread of its own. The threads of a
+circle may be those of several loops, each with a watcher that sees the same circle: it is told by the first, for as long
+as that one's loop stays blocked.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import suppress
+from threading import Thread
 from weakref import WeakValueDictionary
 
 from bridge.diagnostics.switch import wanted
 from bridge.threads.deadlock import Deadlock
 from bridge.threads.wait_graph import find_deadlock
+
+logger: logging.Logger = logging.getLogger("bridge.threads.BRG302")
 
 #: A thread's wait: the thread, what it waits for, and the lines at which it stands.
 _Key = tuple[int, str, tuple[str, ...]]
@@ -34,9 +39,7 @@ class CircleWatch:
         if self._told or (mark == self._mark and self._suspected is None):
             return
         self._mark = mark
-        found = None
-        with suppress(RuntimeError):  # what was read has changed meanwhile, so somebody goes on
-            found = find_deadlock(ident, sys._current_frames())
+        found = _circle_of(ident)
         before, self._suspected = self._suspected, None if found is None else _keys(found)
         if found is None or self._suspected != before or before is None:
             return
@@ -45,6 +48,21 @@ class CircleWatch:
             for key in before:
                 _told[key] = self
             found.tell()
+            _answer_elsewhere(found)
+
+
+def _circle_of(ident: int) -> Deadlock | None:
+    try:
+        return find_deadlock(ident, sys._current_frames())
+    except Exception:  # most likely what was read has changed meanwhile, so that somebody goes on
+        logger.debug("waits could not be followed", exc_info=True)
+        return None
+
+
+def _answer_elsewhere(circle: Deadlock) -> None:
+    """Whoever is answered may have callbacks, and what those do is not to keep the watchdog."""
+    with suppress(RuntimeError):  # the interpreter ends
+        Thread(target=circle.answer, name="bridge-deadlock", daemon=True).start()
 
 
 #: The waits that have been told, and by whom; they are forgotten with the episode.

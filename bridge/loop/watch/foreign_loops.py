@@ -106,15 +106,39 @@ def _told_of(loop: Any) -> ExitStack:
     return told
 
 
+class _Thresholds:
+    """What a loop's `slow_callback_duration` was before the first block that has its own, and those of the open ones."""
+
+    def __init__(self, before: float):
+        self.before = before
+        self.open: dict[object, float] = {}
+
+    @property
+    def in_force(self) -> float:
+        return next(reversed(self.open.values()), self.before)
+
+
+_thresholds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Thresholds] = WeakKeyDictionary()
+
+
 def _set_threshold(loop: Any, threshold: float | None) -> Callable[[], None]:
-    """An asyncio loop has one of its own, which is in force for as long as the block lasts."""
+    """An asyncio loop has one of its own; that of the block entered last is in force, until the program sets another."""
     if threshold is None or not isinstance(loop, asyncio.AbstractEventLoop):
         return lambda: None
-    before = loop.slow_callback_duration
+    thresholds = _thresholds.get(loop)
+    if thresholds is None:
+        thresholds = _thresholds[loop] = _Thresholds(loop.slow_callback_duration)
+    block = object()
+    thresholds.open[block] = threshold
     loop.slow_callback_duration = threshold
 
     def restore() -> None:
-        loop.slow_callback_duration = before
+        ours = loop.slow_callback_duration == thresholds.in_force
+        del thresholds.open[block]
+        if ours:
+            loop.slow_callback_duration = thresholds.in_force
+        if not thresholds.open:
+            _thresholds.pop(loop, None)
 
     return restore
 

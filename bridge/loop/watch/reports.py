@@ -64,9 +64,8 @@ def stalled(glance: Glance, elapsed: float, ranked: list[tuple[str, Place | None
     )
 
 
-def held_up(seconds: float, other: FrameType | None) -> Event:
-    """BRG104: the loop's thread could not run, because another thread held the GIL; in frame `other`."""
-    stack = None if other is None else capture(other)
+def held_up(seconds: float, stack: Stack | None) -> Event:
+    """BRG104: the loop's thread could not run, because another thread held the GIL; its `stack`, if it is still there."""
     place = None if stack is None else stack.place
     return Event(
         code="BRG104",

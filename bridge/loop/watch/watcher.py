@@ -19,13 +19,13 @@ from types import FrameType
 
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place
-from bridge.diagnostics.stacks import capture
+from bridge.diagnostics.stacks import Stack, capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import innocent, reports
-from bridge.loop.watch.causes import Cause, Lateness, cause_of
+from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
-from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
+from bridge.loop.watch.readings import LoopClocks, Reading, Window, between, held_up
 from bridge.loop.watch.views import Glance, View
 
 #: Looks in a row at a sleeping loop after which there is nothing to see.
@@ -79,6 +79,7 @@ class LoopWatcher:
         self._turn = Turn(now, self._reading)
         self._at_rest = 0
         self._parked = False
+        self._holder: tuple[int, Stack] | None = None  # the thread that was last seen to hold the GIL
         self._lock = Lock()
 
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ class LoopWatcher:
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
         if held_up_for >= threshold and self.running:
-            emit(reports.held_up(held_up_for, self._other(window.busiest)), every_time=self._view.debug())
+            emit(reports.held_up(held_up_for, self._holder_of(window, held_up_for)), every_time=self._view.debug())
         return held_up_for
 
     # -- in the loop's thread ------------------------------------------------------------------------------------------
@@ -189,7 +190,9 @@ class LoopWatcher:
         elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
         window = between(episode.before, self._reading)
         excused = window.starved + episode.lateness.stopped + episode.held_up
-        if elapsed - excused < mark or elapsed - excused - self._clocks.starving() < mark:
+        if to_blame(elapsed, window, excused) < mark:
+            return
+        if to_blame(elapsed, window, excused + self._clocks.starving()) < mark:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
@@ -202,6 +205,15 @@ class LoopWatcher:
         event = reports.blocked(glance, elapsed, cause, collected, other)
         episode.place = event.place or stack.place
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
+
+    def _holder_of(self, window: Window, seconds: float) -> Stack | None:
+        """Where the thread is that has held the GIL; where it was when it last did, if it has ended since."""
+        if window.busiest is not None and window.busiest[1] >= seconds / 2:
+            frame = self._other(window.busiest)
+            self._holder = None if frame is None else (window.busiest[0], capture(frame))
+        elif self._holder is not None and self._holder[0] in sys._current_frames():
+            return None  # it was not that one
+        return None if self._holder is None else self._holder[1]
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
         return None if busiest is None else sys._current_frames().get(busiest[0])
@@ -229,8 +241,8 @@ class LoopWatcher:
         if seen is None or not samples:
             return
         turn.samples = []
-        elapsed = tick.now - turn.since
-        if elapsed - turn.lost - between(turn.before, self._reading).starved < self._threshold():
+        elapsed, window = tick.now - turn.since, between(turn.before, self._reading)
+        if to_blame(elapsed, window, turn.lost + window.starved) < self._threshold():
             return
         counts: dict[tuple[str, Place | None], int] = {}
         for sample in samples:
