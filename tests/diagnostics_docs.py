@@ -33,6 +33,7 @@ TABLE = "<!-- the codes -->\n"
 VARYING = (
     (re.compile(r"(?:/[\w.+-]+)+/program\.py"), ".../program.py"),
     (re.compile(r"\b0x[0-9a-f]{6,}\b"), "0x..."),
+    (re.compile(r"(passed|failed) in \d+\.\d+s$", re.MULTILINE), r"\1 in ...s"),
     (re.compile(r"\b(process|pid) \d+"), r"\1 ..."),
     (re.compile(r"\S*/(?:lib/python3\.\d+|site-packages)/"), ".../"),
 )

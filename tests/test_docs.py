@@ -1,12 +1,14 @@
 """What the README and docs/ say is run: each python block is a whole program, and a text block after it is its output.
 
 `...` in an expected output stands for anything, as in doctest. Standard error and output are read as one. Every warning
-is an error. README.md and docs/diagnostics.md show what people see who run the program just so, warnings included, and
-what it measures may come out otherwise: a number of seconds or milliseconds, or of percent, stands for any other.
+is an error. README.md, docs/diagnostics.md and docs/testing.md show what people see who run the program just so, warnings
+included, and what it measures may come out otherwise: a number of seconds or milliseconds, or of percent, stands for any
+other. Programs that run pytest do so without plugins that have something to say themselves.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import subprocess
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 README = ROOT / "README.md"
 DIAGNOSTICS = ROOT / "docs" / "diagnostics.md"
+TESTING = ROOT / "docs" / "testing.md"
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
 #: What uses ProcessExecutor.
@@ -51,6 +54,7 @@ def run_program(code: str, folder: Path, *args: str, warnings: str | None = "err
     done = subprocess.run(
         [sys.executable, *(("-W", warnings) if warnings else ()), program, *args],
         cwd=folder,
+        env={**os.environ, "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider", "COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -77,7 +81,7 @@ def as_pattern(expected: str, *, measured: bool = False) -> str:
     ],
 )
 def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
-    diagnostics = block.page in (README, DIAGNOSTICS)
+    diagnostics = block.page in (README, DIAGNOSTICS, TESTING)
     output = run_program(block.code, tmp_path, warnings=None if diagnostics else "error")
     expected = as_pattern(block.output, measured=diagnostics)
     assert re.fullmatch(expected, output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"

@@ -14,6 +14,7 @@ _AREAS = {
     "2": "bridge.tasks",
     "3": "bridge.threads",
     "4": "bridge.executors",
+    "5": "bridge.resources",
 }
 
 
@@ -36,6 +37,11 @@ class Code:
         """The code's own logger, a child of the area's: setting its level silences this code and no other."""
         return logging.getLogger(f"{self.area}.{self.code}")
 
+    @property
+    def is_silenced(self) -> bool:
+        """Has somebody set the level of its logger, or of its area's, higher than its own?"""
+        return max(self.logger.level, logging.getLogger(self.area).level) > self.level
+
 
 CATALOGUE: dict[str, Code] = {
     each.code: each
@@ -50,5 +56,6 @@ CATALOGUE: dict[str, Code] = {
         Code("BRG302", "bridge.thread.deadlock", "a wait that cannot end", logging.ERROR),
         Code("BRG403", "bridge.worker.died", "a worker process died", logging.WARNING),
         Code("BRG404", "bridge.executor.stuck", "something does not end", logging.ERROR),
+        Code("BRG502", "bridge.test.leak", "a test left something running", logging.ERROR),
     )
 }

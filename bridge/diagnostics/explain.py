@@ -15,14 +15,19 @@ class UnknownCode(LookupError):
     """There is no such code; the message says which ones are close to it."""
 
 
-def page(code: str) -> str:
-    """The page of a code: `BRG101`, `brg101` or `101`. Raises UnknownCode."""
+def check(code: str) -> str:
+    """The code that is meant by `BRG101`, `brg101` or `101`. Raises UnknownCode."""
     wanted = code.strip().upper()
     if wanted.isdigit():
         wanted = f"BRG{wanted}"
     if wanted not in CATALOGUE:
         raise UnknownCode(_advice(code, wanted))
-    return resources.files("bridge.diagnostics").joinpath("pages", f"{wanted}.md").read_text(encoding="utf-8")
+    return wanted
+
+
+def page(code: str) -> str:
+    """The page of a code, as `check` takes it."""
+    return resources.files("bridge.diagnostics").joinpath("pages", f"{check(code)}.md").read_text(encoding="utf-8")
 
 
 def overview() -> str:

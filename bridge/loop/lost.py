@@ -49,7 +49,7 @@ def report(loop: AbstractEventLoop, context: dict[str, Any], *, log: bool = True
 
 def _event_of(error: BaseException, future: Any, context: dict[str, Any]) -> Any:
     coro = future.get_coro() if hasattr(future, "get_coro") else None
-    place = _place_of(future, coro, context.get("source_traceback") or getattr(future, "_source_traceback", None))
+    place = place_of_task(future, coro, context.get("source_traceback") or getattr(future, "_source_traceback", None))
     own = next((each for each in gc.get_referents(future) if type(each) is Context), None)
     last = None if own is None else last_in(own)
     if coro is None:
@@ -62,14 +62,14 @@ def _event_of(error: BaseException, future: Any, context: dict[str, Any]) -> Any
     return lost(error, who, "created", place, last, advice, {"bridge.task.name": future.get_name()})
 
 
-def _place_of(future: Any, coro: Any, stack: Any) -> Place | None:
+def place_of_task(future: Any, coro: Any, stack: Any) -> Place | None:
     """Where a task or a future was created, as far as that is known: in debug mode exactly, else where its coroutine
     was made."""
     place = made_at((each.filename, each.lineno, each.name) for each in reversed(stack or ()))
     if place is None:
         place = made_at(getattr(coro, "cr_origin", None))
     for child in getattr(future, "_children", ()):  # gather's
-        place = place or _place_of(child, child.get_coro() if hasattr(child, "get_coro") else None, None)
+        place = place or place_of_task(child, child.get_coro() if hasattr(child, "get_coro") else None, None)
     return place
 
 

@@ -78,7 +78,7 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     blocks = _watched.get(host)
     if blocks is None or not blocks.watch.serves():  # else of another thread, or of the process that has forked this one
         told = _told_of(loop)
-        blocks = _watched[host] = _Blocks(Watch(_view_of(loop, threshold)), told)
+        blocks = _watched[host] = _Blocks(Watch(view_of(loop, threshold)), told)
         blocks.watch.resume()
     else:
         told = blocks.told() or ExitStack()
@@ -143,7 +143,8 @@ def _set_threshold(loop: Any, threshold: float | None) -> Callable[[], None]:
     return restore
 
 
-def _view_of(loop: Any, threshold: float | None) -> View:
+def view_of(loop: Any, threshold: float | None = None) -> View:
+    """How a loop of this kind is looked at. Called in the thread that runs it."""
     if not isinstance(loop, asyncio.AbstractEventLoop):
         return TrioView(threshold or THRESHOLD)
     if isinstance(loop, BaseEventLoop) and type(loop)._run_once is BaseEventLoop._run_once:  # type: ignore[attr-defined]

@@ -144,6 +144,10 @@ class OpaqueView(View):
         self._asked = True
         loop.call_soon(self._answer)
 
+    def run_by(self, frame: FrameType | None) -> None:
+        """This frame is about to run the loop; None: it has done so."""
+        self._base = frame
+
     def threshold(self) -> float:
         return float(getattr(self._weakly(), "slow_callback_duration", THRESHOLD))
 
