@@ -14,6 +14,7 @@ _AREAS = {
     "2": "bridge.tasks",
     "3": "bridge.threads",
     "4": "bridge.executors",
+    "5": "bridge.resources",
 }
 
 
@@ -50,5 +51,6 @@ CATALOGUE: dict[str, Code] = {
         Code("BRG302", "bridge.thread.deadlock", "a wait that cannot end", logging.ERROR),
         Code("BRG403", "bridge.worker.died", "a worker process died", logging.WARNING),
         Code("BRG404", "bridge.executor.stuck", "something does not end", logging.ERROR),
+        Code("BRG501", "bridge.resource.not_closed", "something was not closed", logging.INFO),
     )
 }

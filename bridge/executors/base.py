@@ -18,7 +18,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from anyio import move_on_after
 
-from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.places import Site, submit_site
+from bridge.diagnostics.unclosed import tell_not_closed, with_block
 from bridge.errors import OffloadTimeout
 from bridge.executors.amap import Window, amap
 from bridge.executors.process.wire.elsewhere import reduce_executor
@@ -50,6 +51,8 @@ class Executor(StandardExecutor):
     runs_coroutines: bool = False
     name: str
     max_workers: int
+    #: The line that made it, which is named if it is never closed; None if that is nobody's line to mend.
+    made_at: Site | None = None
     _entered = False
 
     # -- what each kind brings -----------------------------------------------------------------------------------------
@@ -188,6 +191,13 @@ class Executor(StandardExecutor):
         if exc is not None:
             self.cancel_all()
         await self.aclose()
+
+
+def tell_forgotten(executor: Executor, kind: type[Executor]) -> None:
+    """In a finalizer, when all has been released: an executor was used and never closed (BRG501)."""
+    site, name = executor.made_at, kind.__name__
+    if site is not None:
+        tell_not_closed(name, executor.name, site, with_block(name, site, "executor"))
 
 
 def origin_here() -> Host | None:

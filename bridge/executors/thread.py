@@ -6,8 +6,9 @@ from itertools import count
 
 from anyio import Event
 
+from bridge.diagnostics.places import submit_site
 from bridge.errors import ExecutorClosed
-from bridge.executors.base import Executor
+from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.statistics import ExecutorStatistics, Quantiles
 from bridge.loop.hosts import current_host
 from bridge.loop.patience import wait_patiently
@@ -38,6 +39,7 @@ class ThreadExecutor(Executor):
         if idle_timeout < 0:
             raise ValueError(f"idle_timeout is in seconds and cannot be negative: {idle_timeout!r}")
         self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout))
+        self.made_at = submit_site()
 
     @classmethod
     def over(cls, pool: WorkerPool) -> ThreadExecutor:
@@ -73,7 +75,10 @@ class ThreadExecutor(Executor):
         # Forgotten without being shut down: what was accepted is still done, then the threads leave.
         pool = self.__dict__.get("_pool")
         if pool is not None and self._owner and not pool.closing:
+            used = pool.used
             pool.close()
+            if used:
+                tell_forgotten(self, ThreadExecutor)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As in `concurrent.futures`. Raises WouldDeadlock if a function that runs here waits for its own end."""

@@ -93,6 +93,11 @@ class WorkerPool:
         self._numbers = count(1)
         self._when_empty: list[Callable[[], object]] = []
 
+    @property
+    def used(self) -> bool:
+        """Has it threads, or had it any that did something?"""
+        return bool(self.workers or self.completed or self.failed)
+
     # -- in ------------------------------------------------------------------------------------------------------------
 
     def submit_job(self, job: Job) -> None:

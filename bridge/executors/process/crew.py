@@ -152,6 +152,12 @@ class Crew:
             job.run()
             job.deliver()
 
+    @property
+    def used(self) -> bool:
+        """Has it processes, or had it anything to do? From any thread."""
+        outcomes = self.roster.outcomes
+        return self._home is not None or bool(self.roster.members or outcomes.completed or outcomes.failed)
+
     def not_taken_in(self) -> list[Job]:
         """Jobs that were accepted and that the home has not seen yet."""
         return [each for each in list(self._incoming) if isinstance(each, Job)]

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from anyio import Event
 from loky import cpu_count
 
+from bridge.diagnostics.places import submit_site
 from bridge.executors.amap import amap
-from bridge.executors.base import Executor
+from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.process import tree
 from bridge.executors.process.chunks import ChunkWindow, map_in_chunks
 from bridge.executors.process.closing import close_within
@@ -101,6 +102,7 @@ class ProcessExecutor(Executor):
         # Straight to the crew: one call less on the way of every job.
         self.submit_job = self._crew.submit_job  # type: ignore[method-assign]
         self.withdraw = self._crew.withdraw  # type: ignore[method-assign]
+        self.made_at = submit_site()
 
     def __repr__(self) -> str:
         crew = self._crew
@@ -111,7 +113,10 @@ class ProcessExecutor(Executor):
         # Forgotten without being shut down: what was accepted is still done, then the processes leave.
         crew = self.__dict__.get("_crew")
         if crew is not None and not crew.closing:
+            used = crew.used
             crew.close()
+            if used:
+                tell_forgotten(self, ProcessExecutor)
 
     @property
     def counts_calls(self) -> bool:
