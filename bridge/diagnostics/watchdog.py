@@ -80,7 +80,7 @@ class Watchdog:
 
     def _start_afresh(self) -> None:
         self.parked = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what a finalizer or a signal handler submits may have to be watched
         self._gate = allocate_lock()
         self._gate.acquire()
         self._watchers: dict[Watcher, _Due] = {}
@@ -94,13 +94,16 @@ class Watchdog:
     def watch(self, watcher: Watcher) -> None:
         """Look at `watcher` from now on."""
         self._watchers[watcher] = _Due()
+        thread = None
         with self._lock:
-            start = self._thread is None and not self._stopping
-            if start:
-                self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-                self._started_at = self._clock()
-                thread = self._thread
-        if start:
+            needed = self._thread is None
+        if needed:  # made outside: between the second look and the store there is nothing that could be interrupted
+            new, now = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True), self._clock()
+            with self._lock:
+                if self._thread is None and not self._stopping:
+                    self._thread = thread = new
+                    self._started_at = now
+        if thread is not None:
             try:
                 thread.start()
             except RuntimeError as error:  # no thread can be started, now or at the interpreter's exit

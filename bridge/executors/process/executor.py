@@ -31,6 +31,7 @@ from bridge.loop.patience import wait_patiently
 from bridge.threads.blocking import loop_runs_here
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job, name_of
+from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, checked_limit
 
 T = TypeVar("T")
 
@@ -45,7 +46,9 @@ class ProcessExecutor(Executor):
     have while a function runs in it. A function that is cancelled or timed out is asked to end (`check_cancelled`), after
     `grace` seconds its process gets SIGTERM, after as many again SIGKILL, descendants included; another worker is ready
     by then. `env` is added to the workers' environment. `context_vars` are the contextvars whose values travel with each
-    call. `name` appears in process names and messages.
+    call. `name` appears in process names and messages. A call that waits for a worker for longer than `queue_limit`
+    seconds is reported (BRG401), together with what keeps the workers busy; None: never. Calls of `map` and `amap` may
+    wait for as long as they like.
 
     A worker that dies fails the call that it was running (WorkerDied) and no other. Functions, arguments and results are
     pickled (with cloudpickle: lambdas, closures and functions of `__main__` work); large buffers travel through shared
@@ -68,6 +71,7 @@ class ProcessExecutor(Executor):
         memory_limit: int | None = None,
         idle_timeout: float = 60.0,
         grace: float = 1.0,
+        queue_limit: float | None = DEFAULT_QUEUE_LIMIT,
         env: Mapping[str, str] | None = None,
         context_vars: Iterable[ContextVar[Any]] = (),
     ):
@@ -94,6 +98,7 @@ class ProcessExecutor(Executor):
             memory_limit=None if memory_limit is None else whole_number("memory_limit", memory_limit, "bytes"),
             idle_timeout=seconds("idle_timeout", idle_timeout),
             grace=seconds("grace", grace),
+            queue_limit=checked_limit(queue_limit),
             env=dict(env or {}),
             context_vars=variables,
             context_specs=resolve(variables),
