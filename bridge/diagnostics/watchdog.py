@@ -41,11 +41,13 @@ logger: logging.Logger = logging.getLogger("bridge")
 
 class Tick(NamedTuple):
     """One look. `now` as `time.monotonic`; `late` is how many seconds later than intended the watchdog came to it,
-    `kept_out` how many of these it has spent waiting for the GIL, as far as the system tells (None: it does not)."""
+    `kept_out` how many of these it has spent waiting for the GIL, as far as the system tells (None: it does not). If it
+    was `called` it is not known since when it could have come, and these are no more than upper limits."""
 
     now: float
     late: float = 0.0
     kept_out: float | None = None
+    called: bool = False
 
 
 class Watcher(Protocol):
@@ -176,7 +178,7 @@ class Watchdog:
         woken = times_slept()
         asking = None if slept is None or woken is None else max(0, woken - slept - 1) * _GIL_REQUEST
         if called:  # when that was is not known
-            return Tick(now, asking or 0.0, asking), True
+            return Tick(now, asking or 0.0, asking, called=True), True
         late = max(0.0, now - due)
         return Tick(now, late, None if asking is None else min(late, asking)), False
 

@@ -17,11 +17,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import Place, place_of
+from bridge.diagnostics.places import Place
 from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.lost import is_told
-from bridge.threads.site import site_of
+from bridge.threads.site import place_of_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,8 +143,7 @@ def saturated(
     occupants: Iterable[Occupant],
 ) -> Event:
     """BRG401: `job` has waited for so many seconds in the queue of the executor `name`, a bridge.<kind>."""
-    site = site_of(job)
-    place = None if site is None else place_of(site)
+    place = place_of_job(job)
     function = name_of(job.named)
     all_busy = f"the only worker of {name!r} is busy" if workers == 1 else f"all {workers} workers of {name!r} are busy"
     calls = "1 call" if queued == 1 else f"{queued} calls"

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.places import place_of
 from bridge.threads.job import Job, name_of
 from bridge.threads.queue_watch import Occupant, QueueWatch, call, saturated, where
-from bridge.threads.site import site_of
+from bridge.threads.site import place_of_job
 
 if TYPE_CHECKING:
     from bridge.executors.process.crew import Crew
@@ -66,7 +65,6 @@ def _occupants(crew: Crew) -> Iterator[Occupant]:
         job = member.job
         if job is None or not member.placed or member.lent:
             continue
-        site = site_of(job)
-        sent = where(None if site is None else place_of(site), "sent at")
+        sent = where(place_of_job(job), "sent at")
         began = job.started_at or now
         yield Occupant(name_of(job.named), f" in process {member.pid}{sent}", now - began)
