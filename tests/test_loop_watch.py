@@ -21,6 +21,7 @@ from bridge.diagnostics.events import Event, stream
 from bridge.diagnostics.stacks import capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import watcher as module
+from bridge.loop.watch.busy_threads import Span
 from bridge.loop.watch.garbage import collections
 from bridge.loop.watch.readings import Reading
 from bridge.loop.watch.views import Glance, View
@@ -676,6 +677,25 @@ def test_a_turn_of_many_has_the_same_excuses_as_one_callback(scene: Scene) -> No
 
 
 # -- rest --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sleeping_loop_is_looked_at_for_as_long_as_a_thread_is_suspected(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.watcher._busy, "look", lambda tick, before, after: None)
+    scene.watcher._busy._span = Span(scene.watcher._reading, [])
+    scene.sleeps()
+    for _ in range(10):
+        assert scene.look(0.05) == 0.05
+    scene.watcher._busy.forget()
+    assert scene.look(0.05) is None
+
+
+def test_a_loop_that_has_stopped_has_no_suspects(scene: Scene) -> None:
+    scene.watcher._busy._span = Span(scene.watcher._reading, [])
+    scene.watcher.pause()
+    while scene.look(0.05) is not None:
+        assert not scene.watcher._busy.follows
 
 
 def test_a_loop_that_sleeps_is_left_alone_after_a_few_looks(scene: Scene) -> None:

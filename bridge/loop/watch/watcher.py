@@ -22,6 +22,7 @@ from bridge.diagnostics.places import Place, is_stdlib
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.loop.watch import innocent, reports
+from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
@@ -79,6 +80,7 @@ class LoopWatcher:
         self._turn = Turn(now, self._reading)
         self._at_rest = 0
         self._parked = False
+        self._busy = BusyThreads()
         self._holder: tuple[int, Stack] | None = None  # the thread that was last seen to hold the GIL
         self._lock = Lock()
 
@@ -99,7 +101,7 @@ class LoopWatcher:
             self._end_turn(tick)
             self._at_rest += 1
             self._read(tick, threshold)
-            self._parked = self._at_rest >= _RESTING and self._will_call()
+            self._parked = self._at_rest >= _RESTING and self._will_call() and not self._busy.follows
             if not self._parked:
                 return threshold / 2
             if self.running:
@@ -132,6 +134,10 @@ class LoopWatcher:
         """Read the clocks; the seconds for which another thread has held the loop up since they were read last."""
         before, self._reading = self._reading, self._clocks.read(tick.now)
         window = between(before, self._reading)
+        if self.running:
+            self._busy.look(tick, before, self._reading)
+        else:
+            self._busy.forget()
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
         if held_up_for >= threshold and self.running:
