@@ -182,7 +182,11 @@ def test_joins_a_thread():
 
 
 def test_leaves_a_background_loop():
-    bridge.background_loop().__enter__()  # <- BRG502
+    bridge.background_loop().__enter__()  # <- BRG501
+
+
+def test_leaves_a_background_loop_that_somebody_holds():
+    kept.append(bridge.background_loop().__enter__())  # <- BRG502
 
 
 def test_leaves_no_background_loop():
@@ -202,7 +206,7 @@ def test_leaves_no_executor():
 
 def test_leaves_an_executor_of_bridge():
     kept.append(bridge.ThreadExecutor(1))  # <- BRG502
-    kept[0].submit(time.time).result()
+    kept[-1].submit(time.time).result()
 
 
 def test_leaves_no_executor_of_bridge(runs):
