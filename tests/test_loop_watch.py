@@ -91,6 +91,7 @@ class PlayedClocks:
         self.slices = 0
         self.others: dict[int, float] = {}
         self.starves_for = 0.0
+        self.waits_for_a_thread = False
         self.read_at: list[float] = []
 
     def read(self, now: float) -> Reading:
@@ -99,6 +100,9 @@ class PlayedClocks:
 
     def starving(self, *now: float) -> float:
         return self.starves_for
+
+    def may_wait_for_a_thread(self) -> bool:
+        return self.waits_for_a_thread
 
 
 class Scene:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import threading
 import time
@@ -24,6 +25,10 @@ ThreadClock = int
 _LINUX = sys.platform == "linux"
 #: The kernel's mark for "CPU time of one thread, as the scheduler counts it" (CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED).
 _PER_THREAD = 6
+#: The number of the system call `futex`, in which a thread waits for another one: for a lock, or for the GIL.
+_FUTEX: bytes | None = {"x86_64": b"202", "aarch64": b"98", "riscv64": b"98", "ppc64le": b"221", "s390x": b"238"}.get(
+    platform.machine()
+)
 #: Longer than what is read of a file in /proc.
 _LONGEST = 1024
 
@@ -84,39 +89,53 @@ class Scheduler:
     """
 
     def __init__(self, native_id: int | None = None) -> None:
-        folder = f"/proc/self/task/{native_id or threading.get_native_id()}/" if _LINUX and _pread is not None else None
-        self._schedule: int | None = _opened(folder, "schedstat")
-        self._state: int | None = _opened(folder, "stat")
+        self._folder = (
+            f"/proc/self/task/{native_id or threading.get_native_id()}/" if _LINUX and _pread is not None else ""
+        )
+        self._files: dict[str, int] = {}
 
     def close(self) -> None:
         """Tell no more."""
-        for descriptor in (self._schedule, self._state):
-            if descriptor is not None:
-                os.close(descriptor)
-        self._schedule = self._state = None
+        self._folder = ""
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def _content(self, name: str) -> bytes:
+        descriptor = self._files.get(name)
+        if descriptor is None:
+            descriptor = _opened(self._folder, name)
+            if descriptor is None:
+                return b""
+            self._files[name] = descriptor
+        return _content(descriptor)
 
     def schedule(self) -> Schedule | None:
         """None if that is not known."""
         try:
-            _, waited, slices = _content(self._schedule).split()
+            _, waited, slices = self._content("schedstat").split()
             return Schedule(int(waited) * 1e-9, int(slices))
         except ValueError:  # closed meanwhile, and perhaps another file by now
             return None
 
     def is_runnable(self) -> bool:
         """Does the thread run, or want to? False if that is not known."""
-        return _content(self._state).rpartition(b")")[2].split()[:1] == [b"R"]
+        return self._content("stat").rpartition(b")")[2].split()[:1] == [b"R"]
+
+    def may_wait_for_a_thread(self) -> bool:
+        """Does the thread wait for another one, and not for time or a device? True if that is not known."""
+        call = self._content("syscall").split()[:1]
+        return not call or not call[0].isdigit() or _FUTEX is None or call[0] == _FUTEX
 
 
-def _opened(folder: str | None, name: str) -> int | None:
+def _opened(folder: str, name: str) -> int | None:
     try:
-        return None if folder is None else os.open(folder + name, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(folder + name, os.O_RDONLY | os.O_CLOEXEC) if folder else None
     except OSError:
         return None
 
 
-def _content(descriptor: int | None) -> bytes:
-    if descriptor is None or _pread is None:
+def _content(descriptor: int) -> bytes:
+    if _pread is None:
         return b""
     buffer = ctypes.create_string_buffer(_LONGEST)
     length = _pread(descriptor, buffer, _LONGEST, 0)

@@ -73,10 +73,14 @@ def to_blame(elapsed: float, window: Window, excused: float) -> float:
     """Seconds out of `elapsed` that the loop's own doing took: what is not excused, and at least its thread's CPU time.
 
     For how long the process was stopped is told by how long the watchdog did not run, which on a busy machine happens to
-    it alone. `window` may have begun before.
+    it alone.
     """
-    ran = (window.loop or 0.0) - max(0.0, window.wall - elapsed)
-    return max(elapsed - excused, ran)
+    return max(elapsed - excused, ran_for(elapsed, window))
+
+
+def ran_for(elapsed: float, window: Window) -> float:
+    """CPU seconds that the loop's thread has had in the last `elapsed` ones, at least. `window` may have begun before."""
+    return (window.loop or 0.0) - max(0.0, window.wall - elapsed)
 
 
 def cause_of(elapsed: float, window: Window, lateness: Lateness) -> Cause:

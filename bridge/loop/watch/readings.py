@@ -104,6 +104,10 @@ class LoopClocks:
             return 0.0
         return self._unaccounted
 
+    def may_wait_for_a_thread(self) -> bool:
+        """May the loop's thread be waiting for another one just now: for a lock, or for the GIL?"""
+        return self._scheduler.may_wait_for_a_thread()
+
     def _others(self) -> dict[int, float]:
         others = {}
         own = threading.get_ident()
