@@ -11,6 +11,7 @@ import pytest
 import bridge
 
 kept = []
+loops = []
 stop = threading.Event()
 
 
@@ -182,7 +183,8 @@ def test_joins_a_thread():
 
 
 def test_leaves_a_background_loop():
-    bridge.background_loop().__enter__()  # <- BRG502
+    loops.append(bridge.background_loop())
+    loops[0].__enter__()  # <- BRG502
 
 
 def test_leaves_no_background_loop():
