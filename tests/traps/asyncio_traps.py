@@ -154,6 +154,18 @@ def test_cancels_a_task(runs):
     runs(main)
 
 
+def test_leaves_an_iteration(runs):
+    async def numbers():
+        yield 1
+        yield 2
+
+    async def main():
+        async for _ in numbers():
+            break
+
+    runs(main)
+
+
 def test_destroys_a_pending_task():
     async def main():
         asyncio.create_task(wait())  # <- BRG502
