@@ -1,26 +1,36 @@
 """The suite `diagnostics`: what noticing costs while nothing is wrong, and debug mode, beside the same loop without.
 
-Each case keeps one loop for the whole measurement; a sample runs it with `run_until_complete`, always on the main thread,
-so that what a running loop sets for its thread (the depth of coroutine origins, say) is set as in production, and is
-taken back before the next case. Only one loop runs at a time. Samples are compared within their round, see
-`Section.paired`, with the garbage collector off for all alike.
+Each sample makes a loop and ends it, so that there is no other one in the process: not even a paused one, for which the
+watchdog would look more often. It is run with `run_until_complete` on the main thread; what a running loop sets for its
+thread (the depth of coroutine origins, say) is set as in production, and taken back before the next case. Samples are
+short and many, and compared within their round, see `Section.paired`, with the garbage collector off for all alike.
 
 The figure is CPU time of the whole process, not time on the wall: everything is on one core, where whatever another
 thread does (the watchdog's looks, the hand-overs of the GIL) is paid for by the loop, and is counted; what strangers on
-the machine do is not. Everything here belongs to the main thread; the workers only run what a sample hands them.
+the machine do is not, nor is the client that asks for the served requests. Everything here belongs to the main thread;
+the workers only run what a sample hands them.
+
+Calls that cross threads used to have two speeds, by how the system let the threads take turns. The thread that is woken
+does not have the GIL yet. If Linux puts it on the core at once, it finds that out, asks for the GIL and sleeps again: 3
+switches to and fro for a call, most of them counted as involuntary. If the waker goes on until it sleeps itself, one or
+two are enough. Which of the two happens depends on the share of the core that both threads have had lately, stays so for
+seconds, has nothing to do with diagnostics, and is worth more than all that diagnostics cost. So no thread may push
+another one off the core here (`scheduling.take_turns`): 2 switches for each call, in every case. It is the cheapest way
+to switch, by which what diagnostics add weighs the most.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import bridge
-from benchmarks.measure import Case, Section, Suite, Target
+from benchmarks.measure import Case, Column, Section, Suite, Target
+from benchmarks.peers import is_there
 
 US = "us of CPU per call"
 
@@ -28,9 +38,12 @@ TASK = "Create a task and await it"
 CHAIN = "A chain of call_soon"
 OFFLOAD = "Offload a no-op to a thread"
 PORTAL = "Call the loop from a worker by a portal"
+SERVE = "Serve an HTTP request with uvicorn"
 
 OFF, ON, DEBUG = "diagnostics off", "diagnostics on", "debug mode"
 PLAIN, PLAIN_DEBUG = "asyncio", "asyncio, debug mode"
+#: asyncio's debug mode is so slow that a part of the calls is enough, and less of a disturbance.
+FEWER = 4
 #: Which loops, and whether in debug mode.
 LOOPS: dict[str, tuple[Callable[[], asyncio.AbstractEventLoop], bool]] = {
     OFF: (partial(bridge.new_event_loop, diagnostics=False), False),
@@ -41,34 +54,40 @@ LOOPS: dict[str, tuple[Callable[[], asyncio.AbstractEventLoop], bool]] = {
 }
 
 
+#: Does something so many times on the stage's loop; gives the seconds of CPU time that it took the process.
+Measure = Callable[["Stage", int], Coroutine[Any, Any, float]]
+
+
 class Stage:
-    """A loop that lives as long as the measurement, and what runs on it."""
+    """A loop, for one sample."""
 
     def __init__(self, name: str) -> None:
         factory, debug = LOOPS[name]
         self.ours = name not in {PLAIN, PLAIN_DEBUG}
         self.loop = factory()
         self.loop.set_debug(debug)
-        atexit.register(self.close)
 
-    def sample(self, workload: Callable[[Stage, int], Awaitable[None]], calls: int) -> float:
+    def sample(self, measure: Measure, calls: int) -> float:
         """Microseconds of CPU time that a call takes this process, on average over `calls`."""
-
-        async def timed() -> float:
-            await workload(self, max(1, calls // 20))
-            start = time.process_time()
-            await workload(self, calls)
-            return time.process_time() - start
-
         gc.disable()
         try:
-            return self.loop.run_until_complete(timed()) / calls * 1e6
+            return self.loop.run_until_complete(measure(self, calls)) / calls * 1e6
         finally:
             gc.enable()
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
 
-    def close(self) -> None:
-        """End the loop; the interpreter has ended the workers before."""
-        self.loop.close()
+
+def timed(workload: Callable[[Stage, int], Awaitable[None]]) -> Measure:
+    """Measure `workload`, after a warm-up of a tenth more."""
+
+    async def measure(stage: Stage, calls: int) -> float:
+        await workload(stage, max(1, calls // 10))
+        start = time.process_time()
+        await workload(stage, calls)
+        return time.process_time() - start
+
+    return measure
 
 
 # -- what is done ------------------------------------------------------------------------------------------------------
@@ -135,43 +154,48 @@ async def call_back(stage: Stage, calls: int) -> None:
 
 
 def suite(*, quick: bool) -> Suite:
-    """All sections; a sample takes 50 to 100 ms, or a tenth of that if `quick`."""
-    stages: dict[str, Stage] = {}
+    """All sections; a sample takes about 40 ms, or a tenth of that if `quick`."""
 
-    def section(title: str, workload: Callable[[Stage, int], Awaitable[None]], usual: int) -> Section:
-        calls = usual // 10 if quick else usual
-
+    def section(title: str, measure: Measure, usual: int) -> Section:
         def sample(name: str) -> float:
-            if name not in stages:
-                stages[name] = Stage(name)
-            return stages[name].sample(workload, calls)
+            calls = usual // 10 if quick else usual
+            return Stage(name).sample(measure, calls // FEWER if name == PLAIN_DEBUG else calls)
 
         cases = [Case(name, "", partial(sample, name)) for name in LOOPS]
         return Section(title, US, cases, reference=OFF, paired=True)
 
     sections = [
-        section(TASK, create_tasks, 6_000),
-        section(CHAIN, chain, 40_000),
-        section(OFFLOAD, offload, 2_000),
-        section(PORTAL, call_back, 2_000),
+        section(TASK, timed(create_tasks), 5_000),
+        section(CHAIN, timed(chain), 15_000),
+        section(OFFLOAD, timed(offload), 2_500),
+        section(PORTAL, timed(call_back), 2_500),
     ]
-    return Suite("diagnostics", sections, TARGETS, NOTES)
+    if all(map(is_there, OPTIONAL)):
+        from benchmarks import served  # which needs them
+
+        sections.append(section(SERVE, served.serve, 1_200))
+    return Suite("diagnostics", sections, TARGETS, NOTES, OPTIONAL, turns=True, rounds=41, columns=COLUMNS)
 
 
+OPTIONAL = ("uvicorn", "httptools")
+
+COLUMNS = [
+    Column("off, us", OFF),
+    Column("on / off", ON, OFF),
+    Column("debug / off", DEBUG, OFF),
+    Column("asyncio, us", PLAIN),
+    Column("asyncio's debug / asyncio", PLAIN_DEBUG, PLAIN),
+]
+
+TITLES = (TASK, CHAIN, OFFLOAD, PORTAL, SERVE)
 TARGETS = [
-    *(
-        Target(f"{title}: on, times off", title, ON, 1.10, 1.05, OFF, limit=True)
-        for title in (TASK, CHAIN, OFFLOAD, PORTAL)
-    ),
-    *(
-        Target(f"{title}: debug mode, times off", title, DEBUG, 2.0, other=OFF, limit=True)
-        for title in (TASK, CHAIN, OFFLOAD, PORTAL)
-    ),
+    *(Target(f"{title}: on, times off", title, ON, 1.10, 1.05, OFF, limit=True) for title in TITLES),
+    *(Target(f"{title}: debug mode, times off", title, DEBUG, 2.0, other=OFF, limit=True) for title in TITLES),
 ]
 
 NOTES = [
-    "Here `/ bridge` is how many times the figure with diagnostics off. A measured target is the median of the ratios",
-    "within each round; in brackets the least and the most of them. asyncio's rows use asyncio's own calls for threads.",
-    "Rows that cross threads have two speeds, by how the threads happen to take turns, a factor of 2.5 apart: where the",
-    "brackets are that wide, their verdict says nothing about diagnostics. A served HTTP request is not measured yet.",
+    "Here `/ bridge` is how many times the figure with diagnostics off, by the medians. A ratio of the last table, and a",
+    "measured target, is the median of the ratios within each round; in brackets: where the middle half of them lies.",
+    "Beside a figure: the least one. asyncio's rows use asyncio's own calls for threads. The requests to serve come on",
+    "8 connections from another process, whose time is not counted.",
 ]

@@ -3,14 +3,14 @@
     Suite ── Section (one question, one unit) ── Case (one answer) ── rounds ──> Measured
 
 In each round every case of a section is run once, forwards and backwards in turn, so that a slow moment of the machine,
-or a drift, meets all of them alike. The figure of a case is the median over its rounds.
+or a drift, meets all of them alike. The figure of a case is the median over its rounds. Whether all of it is kept on one
+core is `scheduling`'s.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import gc
-import os
 import statistics
 import traceback
 from collections.abc import Callable
@@ -72,6 +72,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Column:
+    """Of the table over all sections: the figures of `case`, or how many times those of `other` they are."""
+
+    header: str
+    case: str
+    other: str | None = None
+
+
+@dataclass(frozen=True)
 class Suite:
     """Everything that one command measures."""
 
@@ -81,8 +90,14 @@ class Suite:
     notes: list[str] = field(default_factory=list)
     #: The optional packages that it makes use of, by their names in `peers.OPTIONAL`.
     optional: tuple[str, ...] = ()
-    #: Whether everything is kept on one core, see `pin_to_one_core`.
+    #: Whether everything is kept on one core, see `scheduling.pin_to_one_core`.
     one_core: bool = True
+    #: Whether no thread pushes another one off that core, see `scheduling.take_turns`.
+    turns: bool = False
+    #: Unless the command says otherwise.
+    rounds: int = 9
+    #: Those of one more table, with a row for each section, if there are any.
+    columns: list[Column] = field(default_factory=list)
 
 
 @dataclass
@@ -119,7 +134,7 @@ class Judged:
     target: Target
     measured: float | None
     status: Status
-    #: The least and the most of the ratios within the rounds, if the section is `paired`.
+    #: Between which the middle half of the ratios within the rounds lies, if the section is `paired`.
     spread: tuple[float, float] | None = None
 
 
@@ -156,7 +171,7 @@ def judge(target: Target, results: list[SectionResult]) -> Judged:
     if measured is None:
         return Judged(target, None, "not measured")
     ratios = _ratios(target, result) if result is not None else []
-    spread = (min(ratios), max(ratios)) if ratios else None
+    spread = middle_half(ratios) if ratios else None
     if target.hoped is not None and _reaches(measured, target.hoped, target):
         return Judged(target, measured, "hoped met", spread)
     return Judged(target, measured, "met" if _reaches(measured, target.required, target) else "UNMET", spread)
@@ -176,30 +191,30 @@ def _figure(target: Target, result: SectionResult) -> float | None:
 
 
 def _ratios(target: Target, result: SectionResult) -> list[float]:
-    """Those within each round; none if the section is not `paired`, or if not both were measured."""
-    rounds = {measured.case.key: measured.rounds for measured in result.measured if measured.crash is None}
-    if not result.section.paired or target.ours not in rounds or target.other not in rounds:
+    """Those within each round; none if the section is not `paired`."""
+    if not result.section.paired or target.other is None:
         return []
-    pairs = zip(rounds[target.ours], rounds[target.other], strict=True)
-    return [ours / other if target.limit else other / ours for ours, other in pairs]
+    ours, other = (target.ours, target.other) if target.limit else (target.other, target.ours)
+    return ratios_within_rounds(result, ours, other)
+
+
+def ratios_within_rounds(result: SectionResult, key: str, other: str) -> list[float]:
+    """How many times `other` a case is, in each round; none if not both were measured."""
+    rounds = {measured.case.key: measured.rounds for measured in result.measured if measured.crash is None}
+    if key not in rounds or other not in rounds:
+        return []
+    return [ours / theirs for ours, theirs in zip(rounds[key], rounds[other], strict=True)]
+
+
+def middle_half(values: list[float]) -> tuple[float, float]:
+    """The first and the third quartile."""
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def _reaches(measured: float, wanted: float, target: Target) -> bool:
     if target.strict and measured == wanted:
         return False
     return measured <= wanted if target.limit else measured >= wanted
-
-
-def pin_to_one_core() -> int | None:
-    """Keep this process, and those it starts, on one core; None where the system cannot do that.
-
-    Only one thread at a time holds the GIL, so a second core adds nothing but the noise of threads that move about.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    core = max(os.sched_getaffinity(0))  # the last one: the first is where many systems handle their interrupts
-    try:
-        os.sched_setaffinity(0, {core})
-    except OSError:
-        return None
-    return core

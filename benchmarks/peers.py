@@ -28,6 +28,8 @@ OPTIONAL = {
     "pebble": "pip install pebble",
     "trio-parallel": "pip install trio-parallel",
     "aiomultiprocess": "pip install aiomultiprocess",
+    "uvicorn": "pip install uvicorn",
+    "httptools": "pip install httptools",
 }
 
 
@@ -74,13 +76,14 @@ def run_on_trio(workload: Callable[[], Awaitable[float]]) -> float:
     return trio.run(workload)
 
 
-def environment(core: int | None, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
+def environment(core: int | None, turns: bool | None, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
     """What the figures depend on, the versions of the optional peers `names` among it."""
     return {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
         "system": f"{platform.system()} {platform.machine()}",
         "core": core,
+        "turns": turns,
         "cores": os.cpu_count(),
         "rounds": rounds,
         "switch_interval": sys.getswitchinterval(),

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Judged, Measured, SectionResult, Suite, Target
+from benchmarks.measure import (
+    Column,
+    Judged,
+    Measured,
+    SectionResult,
+    Suite,
+    Target,
+    middle_half,
+    ratios_within_rounds,
+)
 
 Row = list[str]
+
+_TURNS = "No thread pushes another one off the core (SCHED_BATCH), so that they take turns in one way."
+_NO_TURNS = "This system lets threads push each other off the core: rows that cross threads vary by how they do."
 
 
 def table(header: Row, rows: list[Row], left: int) -> str:
@@ -42,6 +55,8 @@ def environment_lines(environment: dict[str, Any], missing: dict[str, str], one_
         f"{pinned}.",
         f"Medians of at most {environment['rounds']} rounds; in each round all cases of a section take their turn.",
     ]
+    if environment["turns"] is not None:
+        lines.insert(2, _TURNS if environment["turns"] else _NO_TURNS)
     lines += [f"{name} is not installed and left out: {command}" for name, command in missing.items()]
     return "\n".join(lines)
 
@@ -67,6 +82,27 @@ def _row(measured: Measured, result: SectionResult) -> Row:
     if section.floor is not None:
         figures.append("" if median is None else _ratio(median, result.median(section.floor)))
     return [case.name, case.on, *figures]
+
+
+def columns_table(columns: list[Column], results: list[SectionResult]) -> str:
+    """A row for each section: medians, with the least; or medians of the ratios, with where their middle half lies."""
+    rows = [[result.section.title, *(_cell(column, result) for column in columns)] for result in results]
+    return "\n" + table(["", *(column.header for column in columns)], rows, left=1)
+
+
+def _cell(column: Column, result: SectionResult) -> str:
+    if column.other is not None:
+        ratios = ratios_within_rounds(result, column.case, column.other)
+        return f"{statistics.median(ratios):.2f}x {_between(middle_half(ratios))}" if ratios else ""
+    median = result.median(column.case)
+    if median is None:
+        return ""
+    rounds = next(measured.rounds for measured in result.measured if measured.case.key == column.case)
+    return f"{_figure(median)} ({_figure(min(rounds))})"
+
+
+def _between(spread: tuple[float, float]) -> str:
+    return f"({spread[0]:.2f} to {spread[1]:.2f})"
 
 
 def _figure(value: float) -> str:
@@ -96,7 +132,7 @@ def targets_table(judged: list[Judged], notes: list[str]) -> str:
 def _measured(one: Judged) -> str:
     if one.measured is None:
         return ""
-    spread = "" if one.spread is None else f" ({one.spread[0]:.2f} to {one.spread[1]:.2f})"
+    spread = "" if one.spread is None else f" {_between(one.spread)}"
     return f"{one.measured:.2f}{one.target.unit}{spread}"
 
 

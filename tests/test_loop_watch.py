@@ -10,7 +10,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -21,6 +21,7 @@ from bridge.diagnostics.events import Event, stream
 from bridge.diagnostics.stacks import capture
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import watcher as module
+from bridge.loop.watch.busy_threads import Span
 from bridge.loop.watch.garbage import collections
 from bridge.loop.watch.readings import Reading
 from bridge.loop.watch.views import Glance, View
@@ -57,6 +58,7 @@ class PlayedView(View):
         self.calls = True
         self.seconds = 0.1
         self.debugging = False
+        self.at_waking: Callable[[], None] | None = None
         self.frames: list[FrameType] = []
 
     def glance(self, frame: FrameType) -> Glance | None:
@@ -69,6 +71,9 @@ class PlayedView(View):
     @property
     def wakes(self) -> bool:
         return self.calls
+
+    def call_at_waking(self, call: Callable[[], None]) -> None:
+        self.at_waking = call
 
     def threshold(self) -> float:
         return self.seconds
@@ -674,6 +679,25 @@ def test_a_turn_of_many_has_the_same_excuses_as_one_callback(scene: Scene) -> No
 # -- rest --------------------------------------------------------------------------------------------------------------
 
 
+def test_a_sleeping_loop_is_looked_at_for_as_long_as_a_thread_is_suspected(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.watcher._busy, "look", lambda tick, before, after: None)
+    scene.watcher._busy._span = Span(scene.watcher._reading, [])
+    scene.sleeps()
+    for _ in range(10):
+        assert scene.look(0.05) == 0.05
+    scene.watcher._busy.forget()
+    assert scene.look(0.05) is None
+
+
+def test_a_loop_that_has_stopped_has_no_suspects(scene: Scene) -> None:
+    scene.watcher._busy._span = Span(scene.watcher._reading, [])
+    scene.watcher.pause()
+    while scene.look(0.05) is not None:
+        assert not scene.watcher._busy.follows
+
+
 def test_a_loop_that_sleeps_is_left_alone_after_a_few_looks(scene: Scene) -> None:
     assert [scene.look(0.05) for _ in range(3)] == [0.05, 0.05, None]
     assert scene.look(5.0) is None
@@ -681,6 +705,21 @@ def test_a_loop_that_sleeps_is_left_alone_after_a_few_looks(scene: Scene) -> Non
     assert scene.look(0.01) is not None
     scene.sleeps()
     assert [scene.look(0.05) for _ in range(3)] == [0.05, 0.05, None]
+
+
+def test_a_loop_that_wakes_up_is_looked_at_a_few_times_before_it_may_rest_again(scene: Scene) -> None:
+    """Else one that naps a thousand times a second, and is found asleep by each look, would call a thousand times."""
+    for _ in range(3):
+        assert [scene.look(0.05) for _ in range(4)] == [0.05, 0.05, None, None]
+        assert scene.view.at_waking is not None
+        scene.view.at_waking()
+
+
+def test_only_a_loop_that_rests_is_asked_to_call(scene: Scene) -> None:
+    scene.look(0.05)
+    scene.runs("a")
+    scene.looks(0.05, 5)
+    assert scene.view.at_waking is None
 
 
 def test_a_loop_that_does_not_call_when_it_wakes_up_is_looked_at_all_the_time(scene: Scene) -> None:

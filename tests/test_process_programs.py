@@ -122,7 +122,8 @@ def test_a_forgotten_executor_leaves_no_process() -> None:
     before = children()
     executor = bridge.ProcessExecutor(1)
     assert executor.submit(targets.pid_of).result(targets.PATIENCE) != os.getpid()
-    del executor
+    with pytest.warns(ResourceWarning, match="unclosed ProcessExecutor"):
+        del executor
     wait_until(lambda: children() == before)
 
 

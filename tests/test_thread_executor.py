@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import gc
 import threading
 import time
 from typing import Any
@@ -221,8 +220,8 @@ def test_an_executor_that_is_forgotten_still_does_what_it_accepted(gate: Gate) -
         executor.submit(done.append, number)
     (pool,) = [pool for pool in pools if pool.name == "forgotten"]
     threads = [worker.thread for worker in pool.workers]
-    del executor
-    gc.collect()
+    with pytest.warns(ResourceWarning, match="unclosed ThreadExecutor 'forgotten'"):
+        del executor
     assert pool.closing
     gate.open()
     for thread in threads:

@@ -221,7 +221,7 @@ def test_a_call_ends_a_sleep_and_is_late_only_by_the_asking(monkeypatch: pytest.
     system = SleepOnce(monkeypatch, took=100.0, woken=3, called=True)
     tick, called = system.dog._sleep(None)
     assert (system.timeout, called) == (-1, True)
-    assert tick == Tick(200.0, 0.01, 0.01)
+    assert tick == Tick(200.0, 0.01, 0.01, called=True)
 
 
 # -- its thread --------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -251,6 +252,18 @@ def test_a_loop_that_is_woken_by_a_thread_is_reported(reports: Reports) -> None:
                 assert monotonic() < end
             event = portal.call(reports.hold)
             assert event.attributes["bridge.cause"] == "waiting"
+
+
+def test_a_loop_that_has_slept_calls_once_and_only_if_it_is_the_one_that_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a loop at rest, the watchdog would else be woken at each nap of a busy one."""
+    monkeypatch.setattr("bridge.loop.sleeper.watchdog", SimpleNamespace(parked=True))
+    calls: list[str] = []
+    with closing(bridge.new_event_loop()) as loop:
+        loop._selector.select(0.001)
+        loop._selector.at_waking = lambda: calls.append("woken")
+        loop._selector.select(0.001)
+        loop._selector.select(0.001)
+    assert calls == ["woken"]
 
 
 def test_a_report_comes_while_the_loop_is_blocked_and_names_the_line_and_the_task(reports: Reports) -> None:

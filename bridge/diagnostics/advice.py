@@ -16,6 +16,8 @@ from bridge.diagnostics.places import Place, Site
 
 #: Longer calls are shortened to their function's name.
 _LONGEST = 100
+#: What sends a function to a thread, with its arguments behind it.
+_SENDERS = ("to_thread", "run", "submit", "run_in_executor")
 #: Lines that are read for the end of one statement.
 _MOST_LINES = 10
 
@@ -60,6 +62,28 @@ def awaited(place: Place, name: str) -> str | None:
             return None
         line = f"await {ast.unparse(call)}"
         return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
+    return None
+
+
+@lru_cache(maxsize=512)
+def in_a_process(place: Place, function: str) -> str | None:
+    """The call that begins at `place` and sends `function` to a thread, as one that sends it to a process.
+
+    None if no such call is found there, or if it could not be pickled.
+    """
+    for last in range(place.line, place.line + _MOST_LINES):
+        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
+        tree = _parsed(dedent("".join(lines)).strip())
+        if tree is None:
+            continue
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and _last_name(call.func) in _SENDERS:
+                sent = [number for number, each in enumerate(call.args) if _last_name(each) == function]
+                if sent and _could_be_pickled(call):
+                    arguments = [ast.unparse(each) for each in (*call.args[sent[0] :], *call.keywords)]
+                    line = f"await bridge.to_process({', '.join(arguments)})"
+                    return line if len(line) <= _LONGEST else f"await bridge.to_process({arguments[0]}, ...)"
+        return None
     return None
 
 

@@ -54,8 +54,11 @@ CATALOGUE: dict[str, Code] = {
         Code("BRG202", "bridge.task.exception_never_retrieved", "an exception went unnoticed", logging.ERROR),
         Code("BRG301", "bridge.loop.wrong_thread", "a loop was called from a wrong thread", logging.WARNING),
         Code("BRG302", "bridge.thread.deadlock", "a wait that cannot end", logging.ERROR),
+        Code("BRG401", "bridge.executor.saturated", "work waits for a worker for too long", logging.WARNING),
+        Code("BRG402", "bridge.executor.cpu_bound", "a function in a thread keeps the GIL busy", logging.WARNING),
         Code("BRG403", "bridge.worker.died", "a worker process died", logging.WARNING),
         Code("BRG404", "bridge.executor.stuck", "something does not end", logging.ERROR),
+        Code("BRG501", "bridge.resource.not_closed", "something was not closed", logging.INFO),
         Code("BRG502", "bridge.test.leak", "a test left something running", logging.ERROR),
     )
 }

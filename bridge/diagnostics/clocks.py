@@ -77,14 +77,14 @@ class Schedule(NamedTuple):
 
 
 class Scheduler:
-    """What the kernel tells of a thread of this process (Linux; elsewhere nothing). Made in that thread.
+    """What the kernel tells of a thread of this process (Linux; elsewhere nothing): the one that makes this, or another.
 
     It is read without letting go of the GIL, which `os.pread` does: whoever reads it has to wait for the GIL then, and
     what he has read is old by as long as that takes.
     """
 
-    def __init__(self) -> None:
-        folder = f"/proc/self/task/{threading.get_native_id()}/" if _LINUX and _pread is not None else None
+    def __init__(self, native_id: int | None = None) -> None:
+        folder = f"/proc/self/task/{native_id or threading.get_native_id()}/" if _LINUX and _pread is not None else None
         self._schedule: int | None = _opened(folder, "schedstat")
         self._state: int | None = _opened(folder, "stat")
 

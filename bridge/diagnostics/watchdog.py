@@ -41,11 +41,13 @@ logger: logging.Logger = logging.getLogger("bridge")
 
 class Tick(NamedTuple):
     """One look. `now` as `time.monotonic`; `late` is how many seconds later than intended the watchdog came to it,
-    `kept_out` how many of these it has spent waiting for the GIL, as far as the system tells (None: it does not)."""
+    `kept_out` how many of these it has spent waiting for the GIL, as far as the system tells (None: it does not). If it
+    was `called` it is not known since when it could have come, and these are no more than upper limits."""
 
     now: float
     late: float = 0.0
     kept_out: float | None = None
+    called: bool = False
 
 
 class Watcher(Protocol):
@@ -80,7 +82,7 @@ class Watchdog:
 
     def _start_afresh(self) -> None:
         self.parked = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what a finalizer or a signal handler submits may have to be watched
         self._gate = allocate_lock()
         self._gate.acquire()
         self._watchers: dict[Watcher, _Due] = {}
@@ -94,13 +96,16 @@ class Watchdog:
     def watch(self, watcher: Watcher) -> None:
         """Look at `watcher` from now on."""
         self._watchers[watcher] = _Due()
+        thread = None
         with self._lock:
-            start = self._thread is None and not self._stopping
-            if start:
-                self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-                self._started_at = self._clock()
-                thread = self._thread
-        if start:
+            needed = self._thread is None
+        if needed:  # made outside: between the second look and the store there is nothing that could be interrupted
+            new, now = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True), self._clock()
+            with self._lock:
+                if self._thread is None and not self._stopping:
+                    self._thread = thread = new
+                    self._started_at = now
+        if thread is not None:
             try:
                 thread.start()
             except RuntimeError as error:  # no thread can be started, now or at the interpreter's exit
@@ -173,7 +178,7 @@ class Watchdog:
         woken = times_slept()
         asking = None if slept is None or woken is None else max(0, woken - slept - 1) * _GIL_REQUEST
         if called:  # when that was is not known
-            return Tick(now, asking or 0.0, asking), True
+            return Tick(now, asking or 0.0, asking, called=True), True
         late = max(0.0, now - due)
         return Tick(now, late, None if asking is None else min(late, asking)), False
 

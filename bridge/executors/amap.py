@@ -28,6 +28,7 @@ class MapJob(Job):
     """One call, or what a window makes of several."""
 
     __slots__ = ("done", "mailbox")
+    patient = True
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], host: Host, mailbox: Mailbox):
         super().__init__(fn, args, {}, host)

@@ -6,6 +6,7 @@ call all day (`run`, `submit`, `map`, `amap`, `stream`, `with`) is built here, o
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
@@ -18,7 +19,8 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from anyio import move_on_after
 
-from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.places import PACKAGE, Site, submit_site
+from bridge.diagnostics.unclosed import tell_not_closed, with_block
 from bridge.errors import OffloadTimeout
 from bridge.executors.amap import Window, amap
 from bridge.executors.process.wire.elsewhere import reduce_executor
@@ -26,7 +28,7 @@ from bridge.executors.statistics import ExecutorStatistics
 from bridge.executors.stream import stream
 from bridge.loop.hosts import current_host, running_host
 from bridge.threads.blocking import loop_runs_here
-from bridge.threads.future_job import FutureJob
+from bridge.threads.future_job import FutureJob, MappedJob
 from bridge.threads.here import current_job
 from bridge.threads.host import CancelMode, Host
 from bridge.threads.job import Job, last_name, name_of
@@ -35,6 +37,9 @@ from bridge.threads.trail import last_step
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: The files of those that submit a whole `map` at once.
+_MAPS = frozenset((StandardExecutor.map.__code__.co_filename, os.path.join(PACKAGE, "executors", "process", "chunks.py")))
 
 
 class Executor(StandardExecutor):
@@ -50,6 +55,8 @@ class Executor(StandardExecutor):
     runs_coroutines: bool = False
     name: str
     max_workers: int
+    #: The line that made it, which is named if it is never closed; None if that is nobody's line to mend.
+    made_at: Site | None = None
     _entered = False
 
     # -- what each kind brings -----------------------------------------------------------------------------------------
@@ -146,10 +153,12 @@ class Executor(StandardExecutor):
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """As `concurrent.futures.Executor.submit`: schedule `fn(*args, **kwargs)`, return its Future. Any thread."""
-        job = FutureJob(fn, args, kwargs, origin_here(), self.withdraw)
+        caller = sys._getframe(1).f_code
+        kind = MappedJob if caller.co_filename in _MAPS else FutureJob
+        job = kind(fn, args, kwargs, origin_here(), self.withdraw)
         site = job.site = submit_site()
         future = job.future
-        if site is not None and site[0] is sys._getframe(1).f_code and is_told(job.origin):  # `map` drops some knowingly
+        if site is not None and site[0] is caller and is_told(job.origin):  # `map` drops some knowingly
             future.tell_if_lost(fn, "executor.submit(...).result()", site, last_step())
         try:
             self.submit_job(job)
@@ -188,6 +197,13 @@ class Executor(StandardExecutor):
         if exc is not None:
             self.cancel_all()
         await self.aclose()
+
+
+def tell_forgotten(executor: Executor, kind: type[Executor]) -> None:
+    """In a finalizer, when all has been released: an executor was used and never closed (BRG501)."""
+    site, name = executor.made_at, kind.__name__
+    if site is not None:
+        tell_not_closed(name, executor.name, site, with_block(name, site, "executor"))
 
 
 def origin_here() -> Host | None:

@@ -43,6 +43,7 @@ def lane(to: str | Executor, host: Host) -> Executor:
         from bridge.executors.process.executor import ProcessExecutor
 
         executor = ProcessExecutor(name="bridge-process")
+        executor.made_at = None  # the loop's, and not the program's to close
         host.own_lane("process", executor)
         return executor
     known = ", ".join(sorted({"thread", "process", *host.lanes}))

@@ -6,8 +6,9 @@ from itertools import count
 
 from anyio import Event
 
+from bridge.diagnostics.places import submit_site
 from bridge.errors import ExecutorClosed
-from bridge.executors.base import Executor
+from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.statistics import ExecutorStatistics, Quantiles
 from bridge.loop.hosts import current_host
 from bridge.loop.patience import wait_patiently
@@ -17,6 +18,7 @@ from bridge.threads.future_job import FutureJob, raise_cancelled
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job
 from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool
+from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, checked_limit
 
 _numbers = count(1)
 
@@ -26,18 +28,27 @@ class ThreadExecutor(Executor):
 
     A function that waits in a portal call lends its slot, so at `max_workers=1` another may run meanwhile, on another
     thread; never do two run at once. `name` appears in thread names and messages. Threads leave after `idle_timeout`
-    seconds without work. Raises TypeError or ValueError for anything but a positive whole number of workers.
+    seconds without work. A function that waits for a thread for longer than `queue_limit` seconds is reported (BRG401),
+    together with what keeps the threads busy; None: never. Calls of `map` and `amap` may wait for as long as they like.
+    Raises TypeError or ValueError for anything but a positive whole number of workers.
     """
 
     cancel_modes: tuple[CancelMode, ...] = ("wait", "abandon")
 
     def __init__(
-        self, max_workers: int | None = None, *, name: str | None = None, idle_timeout: float = DEFAULT_IDLE_TIMEOUT
+        self,
+        max_workers: int | None = None,
+        *,
+        name: str | None = None,
+        idle_timeout: float = DEFAULT_IDLE_TIMEOUT,
+        queue_limit: float | None = DEFAULT_QUEUE_LIMIT,
     ):
         workers = DEFAULT_MAX_WORKERS if max_workers is None else _checked(max_workers)
         if idle_timeout < 0:
             raise ValueError(f"idle_timeout is in seconds and cannot be negative: {idle_timeout!r}")
-        self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout))
+        limit = checked_limit(queue_limit)
+        self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout, limit))
+        self.made_at = submit_site()
 
     @classmethod
     def over(cls, pool: WorkerPool) -> ThreadExecutor:
@@ -73,7 +84,10 @@ class ThreadExecutor(Executor):
         # Forgotten without being shut down: what was accepted is still done, then the threads leave.
         pool = self.__dict__.get("_pool")
         if pool is not None and self._owner and not pool.closing:
+            used = pool.used
             pool.close()
+            if used:
+                tell_forgotten(self, ThreadExecutor)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As in `concurrent.futures`. Raises WouldDeadlock if a function that runs here waits for its own end."""

@@ -1,32 +1,44 @@
 """A loop in a thread of its own, for programs that are synchronous at heart.
 
-    __enter__: thread starts ── loop runs _serve ── ready ──> portal     __exit__: stop ── drained ── loop closes ── join
+    __enter__ ──> LoopThread ──> portal     __exit__: let go ── drained ── loop closes ── join
+    never left: nobody holds the block or its portal any more ── let go ── BRG501; at the end of the program, BRG501
 
-Owners: the loop's thread owns the loop; `_ready` is its one message to the thread that entered, and `_stop` the one back.
-If the loop cannot start, `_ready` carries the error. If it cannot end, because something blocks it, the thread is a
-daemon, is reported, and is left behind.
+Owners: the thread owns the loop and itself; the block is owned by whoever has entered it, or holds its portal. If the
+loop cannot end, because something blocks it, the thread is a daemon, is reported, and is left behind.
 """
 
 from __future__ import annotations
 
-import logging
+import atexit
+import sys
 import threading
-from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
+from weakref import WeakSet
 
 import anyio
 import anyio.to_thread
 
+from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.unclosed import tell_not_closed, with_block
 from bridge.errors import LoopClosed
 from bridge.loop.event_loop import new_event_loop
-from bridge.loop.hosts import current_host
-from bridge.loop.runner import HostedRun, LoopFactory, check_timeout, diagnosed, run_on_asyncio
+from bridge.loop.loop_thread import LoopThread
+from bridge.loop.runner import LoopFactory, check_timeout
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
 from bridge.threads.stuck import report_thread
 
-logger: logging.Logger = logging.getLogger("bridge.loop")
+
+class _LoopPortal(Portal):
+    """A portal that keeps the block open from which it comes, for those who hold nothing else of it."""
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, host: Host, scope: background_loop):
+        super().__init__(host)
+        self._scope = scope
 
 
 class background_loop:  # noqa: N801 - reads as a function: with bridge.background_loop() as portal
@@ -48,44 +60,64 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         diagnostics: bool | None = None,
     ):
         check_timeout(shutdown_timeout)
-        self._debug = debug
-        self._loop_factory = diagnosed(loop_factory, diagnostics)
-        self._diagnostics = diagnostics
-        self._shutdown_timeout = shutdown_timeout
         self._name = name
-        self._thread: threading.Thread | None = None
-        self._ready: Future[Host] = Future()
-        self._stop: anyio.Event | None = None
-        self._drain = True
+        self._shutdown_timeout = shutdown_timeout
+        self._new_thread = partial(
+            LoopThread,
+            name,
+            debug=debug,
+            loop_factory=loop_factory,
+            shutdown_timeout=shutdown_timeout,
+            diagnostics=diagnostics,
+        )
+        self._made_at = submit_site()
+        self._loop: LoopThread | None = None
 
     def __enter__(self) -> Portal:
-        if self._thread is not None:
+        if self._loop is not None:
             raise RuntimeError("this background_loop is already entered: call bridge.background_loop() for another one")
-        self._ready = Future()
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+        self._loop = self._new_thread()
         try:
-            return Portal(self._ready.result())
+            host = self._loop.start()
         except BaseException:
-            self._thread = None
-            self._ready.add_done_callback(self._end_unused)  # interrupted: the loop may still come up
+            self._loop = None
             raise
+        _entered.add(self)
+        return _LoopPortal(host, self)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        thread, self._thread = self._thread, None
-        if thread is None:
+        loop, self._loop = self._loop, None
+        if loop is None:
             raise RuntimeError("this background_loop is not entered: write `with bridge.background_loop() as portal`")
-        host = self._ready.result()
-        self._drain = exc is None
+        _entered.discard(self)
+        thread, host = loop.thread, loop.host
+        loop.drain = exc is None
         with suppress(LoopClosed):
-            host.call_soon(self._let_go, ())
-            if self._drain:
+            loop.let_go()
+            if loop.drain:
                 self._wait_for_answers(thread, host)
         thread.join(self._shutdown_timeout + 1.0)  # it waits that long itself, and then says what is stuck
         if thread.is_alive():
             self._report(thread, host)
+
+    def __del__(self) -> None:
+        # Forgotten without being left: what was begun through it is still done, then the loop ends.
+        loop = self.__dict__.get("_loop")
+        if loop is None or sys.is_finalizing():
+            return
+        alive = loop.thread.is_alive()  # not in the child of a fork
+        if alive:
+            loop.let_go()
+        if alive and not loop.told:
+            self._tell(loop)
+
+    def _tell(self, loop: LoopThread) -> None:
+        loop.told = True
+        site = self._made_at
+        if site is not None:
+            tell_not_closed("background_loop", self._name, site, with_block("background_loop", site, "portal"))
 
     def _wait_for_answers(self, thread: threading.Thread, host: Host) -> None:
         """Return when every call is answered, or when the loop has given no sign of life for `shutdown_timeout`."""
@@ -97,10 +129,6 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             sign_of_life.clear()
             thread.join(0.02)
 
-    def _end_unused(self, ready: Future[Host]) -> None:
-        with suppress(BaseException):
-            self.let_go()
-
     async def __aenter__(self) -> Portal:
         return await anyio.to_thread.run_sync(self.__enter__)
 
@@ -109,37 +137,6 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
     ) -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.__exit__, exc_type, exc, traceback)
-
-    # -- in the loop's thread ------------------------------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            run = HostedRun(self._shutdown_timeout, diagnostics=self._diagnostics)
-            run_on_asyncio(run, self._serve, (), self._debug, self._loop_factory)
-        except BaseException as error:
-            if self._ready.done():
-                logger.error("the background loop in thread %r ended by an error", self._name, exc_info=error)
-            else:
-                self._ready.set_exception(error)
-
-    async def _serve(self) -> None:
-        self._stop = anyio.Event()
-        host = current_host()
-        self._ready.set_result(host)
-        await self._stop.wait()
-        if self._drain:
-            idle = anyio.Event()
-            host.when_idle(lambda: host.loop.call_soon_threadsafe(idle.set))
-            await idle.wait()
-
-    def let_go(self) -> None:
-        """End the loop, once every call into it is answered. Does not wait; from any thread."""
-        with suppress(LoopClosed):
-            self._ready.result().call_soon(self._let_go, ())
-
-    def _let_go(self) -> None:
-        assert self._stop is not None
-        self._stop.set()
 
     def _report(self, thread: threading.Thread, host: Host) -> None:
         host.close(f"{host!r} was left behind: something blocks it")
@@ -150,3 +147,18 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             "await bridge.to_thread(...) around what blocks the loop",
             {"bridge.duration": self._shutdown_timeout, "thread.name": self._name},
         )
+
+
+#: Those whose blocks have not been left.
+_entered: WeakSet[background_loop] = WeakSet()
+
+
+def _at_exit() -> None:
+    """The threads are daemons, and end with the program, whatever they are at."""
+    for scope in list(_entered):
+        loop = scope._loop
+        if loop is not None and loop.thread.is_alive():
+            scope._tell(loop)
+
+
+atexit.register(_at_exit)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextvars import Context
+from contextvars import Context, copy_context
+from functools import partial
 from threading import get_ident
 from traceback import StackSummary
 from types import CodeType, FrameType
@@ -60,50 +61,100 @@ def as_traceback(stack: Creation | None) -> StackSummary | None:
     return StackSummary.from_list([(each.file, each.line, each.function, None) for each in places])
 
 
-class DebugHandle(LeanHandle):
+class _Remembers(asyncio.Handle):
+    """What a handle of debug mode has beside asyncio's: where it was `made`, and, once cancelled, what it `was` to call.
+
+    asyncio describes that when it is cancelled, for a log message that hardly ever comes; servers and timeouts cancel a
+    timer for each request. The arguments, which are not to be kept alive, are not described then.
+    """
+
+    __slots__ = ()
+
+    #: In the slots of those that can be made.
+    made: Creation
+    was: CodeType | str
+    _callback: Any
+    _args: Any
+
+    @property
+    def _source_traceback(self) -> StackSummary | None:
+        return as_traceback(self.made)
+
+    def cancel(self) -> None:
+        """As in asyncio."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        callback = self._callback
+        while type(callback) is partial:
+            callback = callback.func
+        self.was = getattr(callback, "__code__", None) or _name_of(callback)  # type: ignore[misc]
+        self._callback = self._args = None
+
+    def _repr_info(self) -> list[str]:
+        info: list[str] = super()._repr_info()  # type: ignore[misc]
+        if self._cancelled:
+            was = self.was
+            if isinstance(was, CodeType):
+                was = f"{was.co_qualname}(...) at {was.co_filename}:{was.co_firstlineno}"
+            info.insert(len(info) - bool(self.made), was)
+        return info
+
+
+def _name_of(callback: Any) -> str:
+    """Of one that is not written in Python."""
+    name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
+    return f"{name}(...)"
+
+
+class DebugHandle(_Remembers, LeanHandle):  # type: ignore[misc]
     """A Handle that remembers where it was made."""
 
-    __slots__ = ("_made",)
+    __slots__ = ("made", "was")
 
     def __init__(self, callback: Any, args: Any, loop: Any, context: Context | None, made: Creation):
-        super().__init__(callback, args, loop, context)
-        self._made = made
-
-    @property  # type: ignore[override]
-    def _source_traceback(self) -> StackSummary | None:
-        return as_traceback(self._made)
-
-    @_source_traceback.setter
-    def _source_traceback(self, value: None) -> None:
-        """asyncio's place for it is not used."""
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self.made = made
 
 
-class DebugTimerHandle(LeanTimerHandle):
+class DebugTimerHandle(_Remembers, LeanTimerHandle):  # type: ignore[misc]
     """Likewise, due at `when`."""
 
-    __slots__ = ("_made",)
+    __slots__ = ("made", "was")
 
     def __init__(self, when: float, callback: Any, args: Any, loop: Any, context: Context | None, made: Creation):
-        super().__init__(when, callback, args, loop, context)
-        self._made = made
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._when = when
+        self._scheduled = False
+        self.made = made
 
-    @property  # type: ignore[override]
-    def _source_traceback(self) -> StackSummary | None:
-        return as_traceback(self._made)
-
-    @_source_traceback.setter
-    def _source_traceback(self, value: None) -> None:
-        """asyncio's place for it is not used."""
+    def cancel(self) -> None:
+        """As in asyncio."""
+        if not self._cancelled:
+            self._loop._timer_handle_cancelled(self)
+        super().cancel()
 
 
 class DebugFuture(asyncio.Future[Any]):
     """A Future that remembers where it was made, and that only its loop's thread may complete."""
 
-    made: Creation | None = None
+    __slots__ = ("made",)
+
+    made: Creation
 
     @property
     def _source_traceback(self) -> StackSummary | None:
-        return as_traceback(self.made)
+        return as_traceback(getattr(self, "made", None))
 
     def set_result(self, result: Any) -> None:
         _check_thread(self, "set_result", (result,))
@@ -121,11 +172,13 @@ class DebugFuture(asyncio.Future[Any]):
 class DebugTask(asyncio.Task[Any]):
     """A Task that remembers where it was made, and that only its loop's thread may cancel."""
 
-    made: Creation | None = None
+    __slots__ = ("made",)
+
+    made: Creation
 
     @property
     def _source_traceback(self) -> StackSummary | None:
-        return as_traceback(self.made)
+        return as_traceback(getattr(self, "made", None))
 
     def cancel(self, msg: Any = None) -> bool:
         _check_thread(self, "cancel", ())

@@ -121,8 +121,10 @@ class SchedulingLoop(StockLoop):
     def _checked_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None, method: str
     ) -> asyncio.Handle:
-        self._check_callback(callback, method)
-        made = self._making or creation_stack(sys._getframe(2))
+        made = self._making  # for a task's first step, which needs no check
+        if made is None:
+            self._check_callback(callback, method)
+            made = creation_stack(sys._getframe(2))
         return DebugHandle(callback, args, self, context, made)
 
     def _check_callback(self, callback: Any, method: str) -> None:
@@ -185,14 +187,14 @@ class SchedulingLoop(StockLoop):
 
         A task factory is not asked then: what it does is meant for the loop's thread.
         """
+        ours = self._task_factory is None and not kwargs
+        if ours and self._plain:  # in another thread `call_soon`, which this calls, tells of it
+            return Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
         guard = self.guard
         if guard is not None and guard != get_ident():
             return self._create_task_elsewhere(coro, name, context)
-        if self._task_factory is None and not kwargs:
-            if self._plain:
-                return Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
-            if self._checked:
-                return self._create_checked_task(coro, name, context)
+        if ours and self._checked:
+            return self._create_checked_task(coro, name, context)
         return super().create_task(coro, name=name, context=context, **kwargs)
 
     def _create_checked_task(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:

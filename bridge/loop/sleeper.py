@@ -30,6 +30,8 @@ class Sleeper:
         self._ready: deque[Any] = loop._ready
         self._poll: Callable[[float | None], Any] = selector.select
         self._naps = 0
+        #: Whom the watchdog wants to hear of when the loop has slept: its watcher, while that rests.
+        self.at_waking: Callable[[], None] | None = None
         self.selector: selectors.BaseSelector = selector
         self.register: Callable[..., selectors.SelectorKey] = selector.register
         self.unregister: Callable[..., selectors.SelectorKey] = selector.unregister
@@ -48,8 +50,9 @@ class Sleeper:
             return self._poll(0 if self._ready else timeout)
         finally:
             loop._nap = 0
-            if watchdog.parked:
-                watchdog.wake()
+            if watchdog.parked and self.at_waking is not None:  # it may be others that rest
+                call, self.at_waking = self.at_waking, None
+                call()
 
 
 class EpollSleeper(Sleeper):

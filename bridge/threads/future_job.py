@@ -94,6 +94,13 @@ class FutureJob(Job):
         self.future.set_running_or_notify_cancel()
 
 
+class MappedJob(FutureJob):
+    """One of a whole `Executor.map`, which submits all of them at once."""
+
+    __slots__ = ()
+    patient = True
+
+
 class _JobFuture(AttendedFuture):
     def __init__(self, job: FutureJob, withdraw_from: Callable[[Job], bool]):
         super().__init__()

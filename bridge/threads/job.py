@@ -68,6 +68,8 @@ class Job:
     call: Call | None
     #: Is the outcome for a task on the origin's loop? Otherwise somebody may block a thread for it.
     awaited: bool = True
+    #: Is it one of many that were submitted at once, so that nobody minds if it waits for long?
+    patient: bool = False
     #: What is special about it between processes.
     on_the_wire: int = 0
     #: What has to be told if a job that was given away is cancelled; None for threads, which look at `cancelling`.

@@ -31,12 +31,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.threads.fork import tell_after_fork
+from bridge.threads.pool_watch import PoolWatch
+from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, QueueWatch, call
 from bridge.threads.worker import Worker
 
 if TYPE_CHECKING:
@@ -61,12 +64,16 @@ def open_gate(worker: Worker) -> None:
 
 
 class WorkerPool:
-    """Up to `max_workers` functions at a time on daemon threads that come on demand and leave after `idle_timeout` s."""
+    """Up to `max_workers` functions at a time on daemon threads that come on demand and leave after `idle_timeout` s.
 
-    def __init__(self, max_workers: int, name: str, idle_timeout: float):
+    A job that waits for one for longer than `queue_limit` seconds is told of.
+    """
+
+    def __init__(self, max_workers: int, name: str, idle_timeout: float, queue_limit: float = DEFAULT_QUEUE_LIMIT):
         self.max_workers: int = max_workers
         self.name: str = name
         self.idle_timeout: float = min(idle_timeout, threading.TIMEOUT_MAX)
+        self.queue_limit: float = queue_limit
         self.queue: deque[Job] = deque()
         self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
         self._start_afresh()
@@ -83,6 +90,8 @@ class WorkerPool:
         self.closing: bool = False
         self.closed_at: float = 0.0  # time.monotonic()
         self.alarmed: bool = False
+        #: Holds the watch of the queue, while it does not watch.
+        self.resting: list[QueueWatch] = [] if self.queue_limit == inf else [PoolWatch(self, self.queue_limit)]
         self.given_up: bool = False  # its stuck threads have been reported and left behind
         self.completed: int = 0  # by workers that have left
         self.failed: int = 0  # likewise
@@ -92,6 +101,11 @@ class WorkerPool:
         self._lock = threading.RLock()
         self._numbers = count(1)
         self._when_empty: list[Callable[[], object]] = []
+
+    @property
+    def used(self) -> bool:
+        """Has it threads, or had it any that did something?"""
+        return bool(self.workers or self.completed or self.failed)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -145,6 +159,8 @@ class WorkerPool:
             except IndexError:
                 if self._slots < self.max_workers or self._spare:
                     self._add_worker()
+                elif self.resting:
+                    call(self.resting)
                 return
             self.waking = True
             open_gate(worker)

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.unclosed import Unleft
 from bridge.threads.blocking import loop_runs_here, refuse_blocking
 from bridge.threads.calls import Call, FutureCall, ask, lent_slot
 from bridge.threads.host import Host
@@ -36,11 +37,12 @@ class Portal:
     them, leaving by an exception cancels them first.
     """
 
-    __slots__ = ("_host", "_started")
+    __slots__ = ("_host", "_started", "_unleft")
 
     def __init__(self, host: Host):
         self._host = host
         self._started: set[FutureCall] | None = None
+        self._unleft: Unleft | None = None
 
     def __repr__(self) -> str:
         return f"<bridge.Portal into {self._host!r}>"
@@ -100,6 +102,8 @@ class Portal:
         if scope is not None:
             call.scope = scope
             scope.add(call)
+            if self._unleft is not None:
+                self._unleft.used = True
         try:
             call.send()
         except BaseException:
@@ -127,6 +131,8 @@ class Portal:
         if self._started is not None:
             raise RuntimeError("this portal is already entered: call bridge.portal() again for a scope of its own")
         self._started = set()
+        site = submit_site()
+        self._unleft = None if site is None else Unleft(site)
         return self
 
     def __exit__(
@@ -151,6 +157,8 @@ class Portal:
     def _leave(self, exc: BaseException | None) -> list[FutureCall]:
         started = list(self._started or ())
         self._started = None
+        if self._unleft is not None:
+            self._unleft.left = True
         if exc is not None:
             for call in started:
                 call.cancel_future()

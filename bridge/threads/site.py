@@ -16,7 +16,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from bridge.diagnostics.places import PLUMBING, Site, describe
+from bridge.diagnostics.places import PLUMBING, Place, Site, describe, place_of
 
 if TYPE_CHECKING:
     from asyncio import Future, Task
@@ -43,9 +43,25 @@ def site_of(job: Job) -> Site | None:
         return None
 
 
+def place_of_job(job: Job) -> Place | None:
+    """The same as a line of the program; where the task that awaits `job` has none, the line that made its coroutine."""
+    try:
+        site = site_of(job)
+        if site is not None:
+            return place_of(site)
+        origin = getattr(_coroutine_of(_task_of(job)), "cr_origin", None)
+        return Place(*origin[0]) if origin and not origin[0][0].startswith(PLUMBING) else None
+    except Exception:  # its task goes on meanwhile
+        return None
+
+
+def _task_of(job: Job) -> Any:
+    return _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)
+
+
 def waiting_site(job: Job) -> Site | None:
     """The line at which the task that awaits `job` stands, or the task that waits for that one."""
-    task = _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)
+    task = _task_of(job)
     for _ in range(_MOST_TASKS):
         if task is None:
             return None

@@ -1,16 +1,18 @@
 # expects: BRG104
 # advice: await bridge.to_process(
 # says: {holding}
-# prints: 449999985000000
-"""A C call in a thread that does not let go of the GIL: the loop has a timer due, and cannot run."""
+# prints: 249999975000000
+"""C calls in a thread that do not let go of the GIL: the loop has a timer due, and cannot run."""
 
 import asyncio
+import time
 
 import bridge
 
 
 def total():
-    return sum(range(30_000_000))  # <- BRG104, holding
+    time.sleep(0.1)  # the loop sleeps by now
+    return sum([sum(range(10_000_000)) for _ in range(5)])  # <- BRG104, holding
 
 
 async def main():

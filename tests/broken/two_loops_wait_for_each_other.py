@@ -25,5 +25,5 @@ async def main(portal):
     print(portal.run_coroutine_threadsafe(greet(back)).result())  # <- here, BRG302
 
 
-with bridge.background_loop() as portal:
+with bridge.background_loop(diagnostics=False) as portal:  # so that it is the other one that tells
     bridge.run(main, portal)

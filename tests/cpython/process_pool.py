@@ -271,8 +271,9 @@ class ProcessShutdownTests(test_shutdown.ProcessPoolShutdownTest, _OnBridge):
         executor = self.executor_type(max_workers=5)
         results = executor.map(_abs_and_pid(), range(-5, 5))
         forgotten = weakref.ref(executor)
-        del executor
-        gc.collect()
+        with self.assertWarns(ResourceWarning):
+            del executor
+            gc.collect()
         self.assertIsNone(forgotten())
         self.assert_all_done(list(results))
 

@@ -25,6 +25,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import Any
 from weakref import WeakSet
@@ -32,6 +33,7 @@ from weakref import WeakSet
 from anyio import Event
 
 from bridge.errors import ExecutorClosed, LoopClosed
+from bridge.executors.process.crew_watch import CrewWatch
 from bridge.executors.process.home import BackgroundHome, Home
 from bridge.executors.process.options import Options
 from bridge.executors.process.roster import Roster
@@ -42,6 +44,7 @@ from bridge.threads.host import Host
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
 from bridge.threads.pool import WorkerPool
+from bridge.threads.queue_watch import QueueWatch
 
 #: Threads that start processes and pickle what is large; they leave when idle.
 HELPERS = 4
@@ -85,7 +88,7 @@ class Crew:
     def __init__(self, options: Options):
         self.options: Options = options
         self.name: str = options.name
-        self.helpers: WorkerPool = WorkerPool(HELPERS, f"{options.name}-helper", 10.0)
+        self.helpers: WorkerPool = WorkerPool(HELPERS, f"{options.name}-helper", 10.0, inf)
         self._start_afresh()
         crews.add(self)
         tell_after_fork(self)
@@ -103,6 +106,9 @@ class Crew:
         self._turn = allocate_lock()
         self._home: Home | None = None
         self._stay_until = 0.0
+        #: Holds the watch of the queue, while it does not watch.
+        limit = self.options.queue_limit
+        self.resting: list[QueueWatch] = [] if limit == inf else [CrewWatch(self, limit)]
         self.asides: int = 0  # under way in helper threads
         self.numbers: Iterator[int] = count(1)
         self._when_finished: list[Callable[[], object]] = []
@@ -151,6 +157,12 @@ class Crew:
             job.fn, job.args, job.kwargs, job.context = fn, args, {}, copy_context()
             job.run()
             job.deliver()
+
+    @property
+    def used(self) -> bool:
+        """Has it processes, or had it anything to do? From any thread."""
+        outcomes = self.roster.outcomes
+        return self._home is not None or bool(self.roster.members or outcomes.completed or outcomes.failed)
 
     def not_taken_in(self) -> list[Job]:
         """Jobs that were accepted and that the home has not seen yet."""

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from anyio import Event
 from loky import cpu_count
 
+from bridge.diagnostics.places import submit_site
 from bridge.executors.amap import amap
-from bridge.executors.base import Executor
+from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.process import tree
 from bridge.executors.process.chunks import ChunkWindow, map_in_chunks
 from bridge.executors.process.closing import close_within
@@ -30,6 +31,7 @@ from bridge.loop.patience import wait_patiently
 from bridge.threads.blocking import loop_runs_here
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job, name_of
+from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, checked_limit
 
 T = TypeVar("T")
 
@@ -44,7 +46,9 @@ class ProcessExecutor(Executor):
     have while a function runs in it. A function that is cancelled or timed out is asked to end (`check_cancelled`), after
     `grace` seconds its process gets SIGTERM, after as many again SIGKILL, descendants included; another worker is ready
     by then. `env` is added to the workers' environment. `context_vars` are the contextvars whose values travel with each
-    call. `name` appears in process names and messages.
+    call. `name` appears in process names and messages. A call that waits for a worker for longer than `queue_limit`
+    seconds is reported (BRG401), together with what keeps the workers busy; None: never. Calls of `map` and `amap` may
+    wait for as long as they like.
 
     A worker that dies fails the call that it was running (WorkerDied) and no other. Functions, arguments and results are
     pickled (with cloudpickle: lambdas, closures and functions of `__main__` work); large buffers travel through shared
@@ -67,6 +71,7 @@ class ProcessExecutor(Executor):
         memory_limit: int | None = None,
         idle_timeout: float = 60.0,
         grace: float = 1.0,
+        queue_limit: float | None = DEFAULT_QUEUE_LIMIT,
         env: Mapping[str, str] | None = None,
         context_vars: Iterable[ContextVar[Any]] = (),
     ):
@@ -93,6 +98,7 @@ class ProcessExecutor(Executor):
             memory_limit=None if memory_limit is None else whole_number("memory_limit", memory_limit, "bytes"),
             idle_timeout=seconds("idle_timeout", idle_timeout),
             grace=seconds("grace", grace),
+            queue_limit=checked_limit(queue_limit),
             env=dict(env or {}),
             context_vars=variables,
             context_specs=resolve(variables),
@@ -101,6 +107,7 @@ class ProcessExecutor(Executor):
         # Straight to the crew: one call less on the way of every job.
         self.submit_job = self._crew.submit_job  # type: ignore[method-assign]
         self.withdraw = self._crew.withdraw  # type: ignore[method-assign]
+        self.made_at = submit_site()
 
     def __repr__(self) -> str:
         crew = self._crew
@@ -111,7 +118,10 @@ class ProcessExecutor(Executor):
         # Forgotten without being shut down: what was accepted is still done, then the processes leave.
         crew = self.__dict__.get("_crew")
         if crew is not None and not crew.closing:
+            used = crew.used
             crew.close()
+            if used:
+                tell_forgotten(self, ProcessExecutor)
 
     @property
     def counts_calls(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bridge.errors import LoopClosed
 from bridge.loop.asyncio_host import AsyncioHost
-from bridge.loop.background import background_loop
+from bridge.loop.loop_thread import LoopThread
 
 
 class Home:
@@ -95,15 +95,15 @@ class BackgroundHome(Home):
     own = True
 
     def __init__(self, name: str, when_it_ends: Callable[[Home], object]):
-        self._scope = background_loop(name=name)
-        host = self._scope.__enter__()._host
+        self._thread = LoopThread(name)
+        host = self._thread.start()
         assert isinstance(host, AsyncioHost)
         super().__init__(host, when_it_ends)
 
     def end(self) -> None:
         """Let the loop go; from any thread. It ends when it has done what it is at."""
         super().end()
-        self._scope.let_go()
+        self._thread.let_go()
 
 
 def _nothing(home: Home) -> None: ...

@@ -40,11 +40,17 @@ class Lifelines:
 
     def close(self) -> None:
         """Let go of everything; if the worker still lives, it dies of it."""
+        _open.pop(id(self), None)
         self.sock.close()
         self.descriptors.close()
         for descriptor in (self.give, self.take, self.lifeline, self.ended):
             os.close(descriptor)
         self.page.close()
+
+
+#: Those that are not closed. A crew may become garbage together with a loop whose end nobody has told, and be brought
+#: back by its executor's finalizer in order to end its workers: the sockets must not have been finalized then.
+_open: dict[int, Lifelines] = {}
 
 
 class _Inherited:
@@ -81,7 +87,9 @@ def launch(name: str, env: Mapping[str, str]) -> Lifelines:
         os.set_blocking(give, False)
         ended = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else os.dup(process.sentinel)
         undo.pop_all()
-        return Lifelines(process, mine, my_descriptors, give, take, lifeline, shared, ended)
+        lifelines = Lifelines(process, mine, my_descriptors, give, take, lifeline, shared, ended)
+        _open[id(lifelines)] = lifelines
+        return lifelines
 
 
 def _socket_pair(undo: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -35,6 +35,7 @@ class Options:
     memory_limit: int | None
     idle_timeout: float
     grace: float
+    queue_limit: float
     env: Mapping[str, str]
     context_vars: tuple[ContextVar[Any], ...]
     #: Where the workers find them.

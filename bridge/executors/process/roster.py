@@ -24,6 +24,7 @@ from bridge.executors.process.member import Member
 from bridge.executors.process.outcomes import Outcomes
 from bridge.executors.process.wire import frames
 from bridge.threads.job import Job
+from bridge.threads.queue_watch import call
 
 if TYPE_CHECKING:
     from bridge.executors.process.crew import Crew
@@ -69,6 +70,8 @@ class Roster:
         """Give away as much of the queue as there are workers for, and call for more workers if that helps."""
         if self.queue:
             self.dispatcher.dispatch()
+            if self.queue and self.crew.resting:
+                call(self.crew.resting)
         if self.queue or self.wanted or self.spare:
             self._hire()
 

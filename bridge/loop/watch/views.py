@@ -59,8 +59,12 @@ class View(Protocol):
 
     @property
     def wakes(self) -> bool:
-        """Does the loop call the watchdog when it has slept, so that nobody needs to look at it meanwhile?"""
+        """Does the loop call when it has slept, so that nobody needs to look at it meanwhile?"""
         return False
+
+    def call_at_waking(self, call: Callable[[], None]) -> None:
+        """Have a loop that `wakes` call, once, when it has slept."""
+        return
 
 
 def _outwards(frame: FrameType | None, is_base: Callable[[FrameType], bool]) -> tuple[FrameType | None, FrameType | None]:
@@ -87,6 +91,11 @@ class AsyncioView(View):
     @property
     def wakes(self) -> bool:
         return self._wakes
+
+    def call_at_waking(self, call: Callable[[], None]) -> None:
+        loop = self._weakly()
+        if loop is not None:
+            loop._selector.at_waking = call
 
     def asleep(self) -> bool:
         return bool(getattr(self._weakly(), "_nap", 0))

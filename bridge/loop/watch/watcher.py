@@ -18,10 +18,11 @@ from time import monotonic
 from types import FrameType
 
 from bridge.diagnostics.events import emit
-from bridge.diagnostics.places import Place
+from bridge.diagnostics.places import Place, is_stdlib
 from bridge.diagnostics.stacks import Stack, capture
-from bridge.diagnostics.watchdog import Tick
+from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.loop.watch import innocent, reports
+from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, to_blame
 from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
@@ -79,6 +80,7 @@ class LoopWatcher:
         self._turn = Turn(now, self._reading)
         self._at_rest = 0
         self._parked = False
+        self._busy = BusyThreads()
         self._holder: tuple[int, Stack] | None = None  # the thread that was last seen to hold the GIL
         self._lock = Lock()
 
@@ -99,8 +101,12 @@ class LoopWatcher:
             self._end_turn(tick)
             self._at_rest += 1
             self._read(tick, threshold)
-            self._parked = self._at_rest >= _RESTING and self._will_call()
-            return None if self._parked else threshold / 2
+            self._parked = self._at_rest >= _RESTING and self._will_call() and not self._busy.follows
+            if not self._parked:
+                return threshold / 2
+            if self.running:
+                self._view.call_at_waking(self.woken)
+            return None
         self._at_rest = 0
         if not glance.in_turn_of(self._seen):
             self._end_turn(tick)
@@ -128,6 +134,10 @@ class LoopWatcher:
         """Read the clocks; the seconds for which another thread has held the loop up since they were read last."""
         before, self._reading = self._reading, self._clocks.read(tick.now)
         window = between(before, self._reading)
+        if self.running:
+            self._busy.look(tick, before, self._reading)
+        else:
+            self._busy.forget()
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
         if held_up_for >= threshold and self.running:
@@ -140,8 +150,14 @@ class LoopWatcher:
         """The loop begins to run."""
         if self._at_rest >= _RESTING:  # what its thread has done since the last look was not in the loop
             self._reading, self._parked = self._clocks.read(monotonic()), False
-        self._at_rest = 0
         self.running = True
+        self.woken(self._at_rest >= _RESTING)
+
+    def woken(self, rested: bool = True) -> None:
+        """The loop has slept, or not run. It may do so a thousand times a second: rest only after a few looks again."""
+        self._at_rest = 0
+        if rested and watchdog.parked:
+            watchdog.wake()
 
     def pause(self) -> None:
         """The loop has stopped: what was seen until now has ended."""
@@ -207,13 +223,18 @@ class LoopWatcher:
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
 
     def _holder_of(self, window: Window, seconds: float) -> Stack | None:
-        """Where the thread is that has held the GIL; where it was when it last did, if it has ended since."""
-        if window.busiest is not None and window.busiest[1] >= seconds / 2:
-            frame = self._other(window.busiest)
-            self._holder = None if frame is None else (window.busiest[0], capture(frame))
-        elif self._holder is not None and self._holder[0] in sys._current_frames():
-            return None  # it was not that one
-        return None if self._holder is None else self._holder[1]
+        """Where the thread is that has held the GIL; where it was when it last did, if it has ended or rests by now."""
+        ident, ran = window.busiest or (0, 0.0)
+        frames = sys._current_frames()
+        if ran >= seconds / 2 and ident in frames:
+            stack = capture(frames[ident])
+            if stack.place is not None and not is_stdlib(stack.place.file):
+                self._holder = ident, stack
+                return stack
+            gone = self._holder is not None and self._holder[0] == ident
+        else:
+            gone = self._holder is not None and self._holder[0] not in frames
+        return self._holder[1] if self._holder is not None and gone else None
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
         return None if busiest is None else sys._current_frames().get(busiest[0])

@@ -41,8 +41,6 @@ class Watch:
     def resume(self) -> None:
         """The loop begins to run."""
         self.watcher.resume()
-        if watchdog.parked:
-            watchdog.wake()
 
     def pause(self) -> None:
         """The loop has stopped running."""

@@ -1,0 +1,58 @@
+"""The queue of a pool of threads, watched for work that waits too long; see `queue_watch`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from bridge.diagnostics.events import Event
+from bridge.diagnostics.stacks import capture
+from bridge.threads.job import Job, name_of
+from bridge.threads.queue_watch import Occupant, QueueWatch, call, saturated, where
+
+if TYPE_CHECKING:
+    from bridge.threads.pool import WorkerPool
+
+
+class PoolWatch(QueueWatch):
+    """Holds the pool weakly, which holds it while it rests."""
+
+    def __init__(self, pool: WorkerPool, limit: float):
+        super().__init__(limit)
+        self._pool = ref(pool)
+
+    def queue(self) -> Sequence[Job] | None:
+        pool = self._pool()
+        # Whoever closes it waits for the end of all that is queued, and knows why.
+        return None if pool is None or pool.closing else pool.queue
+
+    def since(self) -> float:
+        return 0.0  # a thread is there at once
+
+    def rest(self) -> None:
+        pool = self._pool()
+        if pool is not None:
+            pool.resting.append(self)
+            if pool.queue:
+                call(pool.resting)
+
+    def report(self, job: Job, seconds: float, queued: int) -> Event:
+        pool = self._pool()
+        assert pool is not None
+        return saturated(job, seconds, queued, pool.name, "ThreadExecutor", pool.max_workers, _occupants(pool))
+
+
+def _occupants(pool: WorkerPool) -> Iterator[Occupant]:
+    """What runs, and holds a slot."""
+    frames = sys._current_frames()
+    now = perf_counter()
+    for worker in list(pool.workers):
+        job = worker.job
+        if job is None or not worker.has_slot:
+            continue
+        place = capture(frames.get(worker.thread.ident or 0)).place
+        began = job.started_at or now  # it has just begun
+        yield Occupant(name_of(job.named), where(place, "at"), now - began)
