@@ -219,6 +219,11 @@ def test_leaves_an_executor_of_bridge():
     kept[0].submit(time.time).result()
 
 
+def test_leaves_an_executor_of_bridge_that_nobody_holds():
+    executor = bridge.ThreadExecutor(1)  # <- BRG501
+    executor.submit(time.time).result()
+
+
 def test_leaves_no_executor_of_bridge(runs):
     async def main():
         async with bridge.ThreadExecutor(1) as executor:
