@@ -8,7 +8,8 @@ short and many, and compared within their round, see `Section.paired`, with the 
 The figure is CPU time of the whole process, not time on the wall: everything is on one core, where whatever another
 thread does (the watchdog's looks, the hand-overs of the GIL) is paid for by the loop, and is counted; what strangers on
 the machine do is not, nor is the client that asks for the served requests. Everything here belongs to the main thread;
-the workers only run what a sample hands them.
+the workers only run what a sample hands them. On a busy machine a sample lasts longer, and the watchdog, which looks by
+the clock, more often in it: what is measured there is an upper bound.
 
 Calls that cross threads used to have two speeds, by how the system let the threads take turns. The thread that is woken
 does not have the GIL yet. If Linux puts it on the core at once, it finds that out, asks for the GIL and sleeps again: 3

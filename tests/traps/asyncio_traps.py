@@ -195,6 +195,10 @@ def test_joins_a_thread():
 
 
 def test_leaves_a_background_loop():
+    bridge.background_loop().__enter__()  # <- BRG501
+
+
+def test_leaves_a_background_loop_that_somebody_holds():
     loops.append(bridge.background_loop())
     loops[0].__enter__()  # <- BRG502
 
@@ -216,7 +220,7 @@ def test_leaves_no_executor():
 
 def test_leaves_an_executor_of_bridge():
     kept.append(bridge.ThreadExecutor(1))  # <- BRG502
-    kept[0].submit(time.time).result()
+    kept[-1].submit(time.time).result()
 
 
 def test_leaves_an_executor_of_bridge_that_nobody_holds():
@@ -239,7 +243,7 @@ def test_leaves_a_process_pool():
 
 def test_leaves_a_process_pool_of_bridge():
     kept.append(bridge.ProcessExecutor(1))  # <- BRG502
-    kept[1].submit(int).result()
+    kept[-1].submit(int).result()
 
 
 def test_leaves_no_process_pool(runs):
