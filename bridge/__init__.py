@@ -1,6 +1,8 @@
 """bridge: event loop, threads and processes made into one program. Start reading at `bridge.run` and `bridge.to_thread`.
 
 Names are loaded when they are first used, so that a program (or a worker process) pays for what it uses.
+
+PYTEST_DONT_REWRITE, as pytest would like to do with what has a plugin in it, and complain if it was loaded before pytest.
 """
 
 from __future__ import annotations

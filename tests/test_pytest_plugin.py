@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.strict_runs import TRAPS, Run, expectations, run_pytest
+from tests.strict_runs import PLUGIN, TRAPS, Run, expectations, run_pytest
 
 FORGETS = """
 async def fetch():
@@ -80,6 +82,13 @@ def test_nothing_is_imported():
     run = run_pytest(tmp_path, FORGETS + check)
     assert run.status == 0, run.output
     assert len(run.tests) == 3
+
+
+def test_a_program_may_have_loaded_bridge_before_it_runs_pytest(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(FORGETS.replace("    fetch()", "    fetch().close()"))
+    program = f"import bridge, pytest; pytest.main({[*PLUGIN, '-W', 'error', '-p', 'no:asyncio', 'test_it.py']})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

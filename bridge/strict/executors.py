@@ -41,10 +41,10 @@ class Made:
     __slots__ = ("closed", "kind", "name", "site")
 
     def __init__(self, kind: str, site: Site | None):
-        self.kind = kind
-        self.site = site
-        self.name = ""
-        self.closed = False
+        self.kind: str = kind
+        self.site: Site | None = site
+        self.name: str = ""
+        self.closed: bool = False
 
     @property
     def place(self) -> Place | None:

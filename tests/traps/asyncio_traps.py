@@ -11,6 +11,7 @@ import pytest
 import bridge
 
 kept = []
+loops = []
 stop = threading.Event()
 
 
@@ -153,6 +154,18 @@ def test_cancels_a_task(runs):
     runs(main)
 
 
+def test_leaves_an_iteration(runs):
+    async def numbers():
+        yield 1
+        yield 2
+
+    async def main():
+        async for _ in numbers():
+            break
+
+    runs(main)
+
+
 def test_destroys_a_pending_task():
     async def main():
         asyncio.create_task(wait())  # <- BRG502
@@ -186,7 +199,8 @@ def test_leaves_a_background_loop():
 
 
 def test_leaves_a_background_loop_that_somebody_holds():
-    kept.append(bridge.background_loop().__enter__())  # <- BRG502
+    loops.append(bridge.background_loop())
+    loops[0].__enter__()  # <- BRG502
 
 
 def test_leaves_no_background_loop():
@@ -209,6 +223,11 @@ def test_leaves_an_executor_of_bridge():
     kept[-1].submit(time.time).result()
 
 
+def test_leaves_an_executor_of_bridge_that_nobody_holds():
+    executor = bridge.ThreadExecutor(1)  # <- BRG501
+    executor.submit(time.time).result()
+
+
 def test_leaves_no_executor_of_bridge(runs):
     async def main():
         async with bridge.ThreadExecutor(1) as executor:
@@ -224,7 +243,7 @@ def test_leaves_a_process_pool():
 
 def test_leaves_a_process_pool_of_bridge():
     kept.append(bridge.ProcessExecutor(1))  # <- BRG502
-    kept[1].submit(int).result()
+    kept[-1].submit(int).result()
 
 
 def test_leaves_no_process_pool(runs):
