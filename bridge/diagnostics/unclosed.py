@@ -54,8 +54,9 @@ class Unleft:
     __slots__ = ("left", "site", "used")
 
     def __init__(self, site: Site):
-        self.site = site
-        self.left = self.used = False
+        self.site: Site = site
+        self.left: bool = False
+        self.used: bool = False
 
     def __del__(self) -> None:
         if self.used and not self.left:

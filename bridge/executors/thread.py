@@ -6,7 +6,7 @@ from itertools import count
 
 from anyio import Event
 
-from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.places import Site, submit_site
 from bridge.errors import ExecutorClosed
 from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.statistics import ExecutorStatistics, Quantiles
@@ -48,7 +48,7 @@ class ThreadExecutor(Executor):
             raise ValueError(f"idle_timeout is in seconds and cannot be negative: {idle_timeout!r}")
         limit = checked_limit(queue_limit)
         self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout, limit))
-        self.made_at = submit_site()
+        self.made_at: Site | None = submit_site()
 
     @classmethod
     def over(cls, pool: WorkerPool) -> ThreadExecutor:

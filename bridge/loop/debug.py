@@ -119,7 +119,7 @@ class DebugHandle(_Remembers, LeanHandle):  # type: ignore[misc]
         self._args = args
         self._cancelled = False
         self._repr = None
-        self.made = made
+        self.made: Creation = made
 
 
 class DebugTimerHandle(_Remembers, LeanTimerHandle):  # type: ignore[misc]
@@ -136,7 +136,7 @@ class DebugTimerHandle(_Remembers, LeanTimerHandle):  # type: ignore[misc]
         self._repr = None
         self._when = when
         self._scheduled = False
-        self.made = made
+        self.made: Creation = made
 
     def cancel(self) -> None:
         """As in asyncio."""

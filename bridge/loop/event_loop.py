@@ -92,7 +92,7 @@ class EventLoop(SchedulingLoop):
         self._told = 0  # the exception context that was reported last
         super().__init__(*args, diagnostics=wanted(diagnostics))
         if self.first_threshold is not None:
-            self.slow_callback_duration = self.first_threshold
+            self.slow_callback_duration: float = self.first_threshold
         if _details_are_known(self):
             self._ready = Ready(self._ready)
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper

@@ -76,12 +76,12 @@ class Loss:
     __slots__ = ("advice", "armed", "error", "fn", "last", "site")
 
     def __init__(self, error: BaseException, fn: object, advice: str, site: Site, last: Step | None):
-        self.error = error
-        self.fn = fn
-        self.advice = advice
-        self.site = site
-        self.last = last
-        self.armed = True
+        self.error: BaseException = error
+        self.fn: object = fn
+        self.advice: str = advice
+        self.site: Site = site
+        self.last: Step | None = last
+        self.armed: bool = True
 
     def __del__(self) -> None:
         if not self.armed:

@@ -11,7 +11,7 @@ work that sends itself off again, for ever, would lengthen it for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING
@@ -73,7 +73,7 @@ def leave_in_context_of(job: Job) -> None:
 
 
 #: The last step that has led to what runs here, if its job was heard of before.
-last_step = _trail.get
+last_step: Callable[[], Step | None] = _trail.get
 
 
 def settle_in(context: Context) -> None:

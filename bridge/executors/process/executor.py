@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from anyio import Event
 from loky import cpu_count
 
-from bridge.diagnostics.places import submit_site
+from bridge.diagnostics.places import Site, submit_site
 from bridge.executors.amap import amap
 from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.process import tree
@@ -107,7 +107,7 @@ class ProcessExecutor(Executor):
         # Straight to the crew: one call less on the way of every job.
         self.submit_job = self._crew.submit_job  # type: ignore[method-assign]
         self.withdraw = self._crew.withdraw  # type: ignore[method-assign]
-        self.made_at = submit_site()
+        self.made_at: Site | None = submit_site()
 
     def __repr__(self) -> str:
         crew = self._crew

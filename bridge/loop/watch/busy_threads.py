@@ -63,8 +63,8 @@ class Span:
     def __init__(self, reading: Reading, suspects: list[Suspect]):
         self.began = reading
         self.suspects = suspects
-        self.looks = 0
-        self.kept_out = 0.0
+        self.looks: int = 0
+        self.kept_out: float = 0.0
 
     def note(self, tick: Tick) -> None:
         """One look. When somebody has called the watchdog it is not known since when it waits for the GIL."""

@@ -52,11 +52,11 @@ class Episode:
         self.since = since
         self.before = before
         self.lateness = lateness
-        self.held_up = 0.0  # by another thread, in seconds
+        self.held_up: float = 0.0  # by another thread, in seconds
         self.mark = 0  # reported for threshold * 2**(mark-1)
         self.logged = False
         self.place: Place | None = None
-        self.circles = CircleWatch()
+        self.circles: CircleWatch = CircleWatch()
 
 
 class Turn:
@@ -65,7 +65,7 @@ class Turn:
     def __init__(self, since: float, before: Reading):
         self.since = since
         self.before = before
-        self.lost = 0.0  # as for one callback: held up by another thread, or stopped, in seconds
+        self.lost: float = 0.0  # as for one callback: held up by another thread, or stopped, in seconds
         self.samples: list[tuple[str, Place | None]] = []
 
 
