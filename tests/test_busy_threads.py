@@ -209,6 +209,15 @@ def test_many_short_calls_are_not_one_long_one(scene: Scene, events: list[Event]
     assert events == []
 
 
+def test_what_others_did_in_many_short_calls_is_not_added_to_a_long_one(scene: Scene, events: list[Event]) -> None:
+    scene.worker(1, runs=0.5)
+    other = scene.worker(2, runs=0.45)
+    for _ in range(10):
+        scene.looks(0.3)
+        other.begin()
+    assert events == []
+
+
 def test_few_looks_prove_nothing(scene: Scene, events: list[Event]) -> None:
     scene.worker(runs=0.97)
     scene.looks(1.0, step=0.25)

@@ -127,6 +127,19 @@ def test_a_forgotten_executor_leaves_no_process() -> None:
     wait_until(lambda: children() == before)
 
 
+def test_a_program_that_closed_its_loop_without_a_word_ends() -> None:
+    program = """if True:
+        import asyncio, bridge
+        loop = asyncio.new_event_loop()
+        print(loop.run_until_complete(bridge.to_process(pow, 2, 4)), flush=True)
+        loop.close()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "16\n", "")
+
+
 # -- lanes ---------------------------------------------------------------------------------------------------------------
 
 

@@ -173,6 +173,7 @@ def test_what_bridge_makes_for_a_loop_is_nobodys_to_close(
     assert loop.run_until_complete(main()) == (8, 16)
     loop.close()
     del loop
+    asyncio.run(bridge.to_thread(int))  # the thread remembers the loop that it met last
     gc.collect()
     assert (events, [each for each in warned if each.category is ResourceWarning]) == ([], [])
 

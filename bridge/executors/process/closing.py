@@ -7,7 +7,6 @@ import multiprocessing.util  # noqa: F401 - at exit it waits for its processes, 
 from threading import Event
 from time import monotonic, perf_counter
 
-from bridge.errors import BridgeError
 from bridge.executors.process.crew import Crew, crews
 from bridge.executors.process.member import Member
 from bridge.threads.closing import SHUTDOWN_TIMEOUT
@@ -50,8 +49,9 @@ def _at_exit() -> None:
     for crew in list(crews):
         try:
             close_within(crew, max(0.0, deadline - monotonic()))
-        except BridgeError:  # its loop went away in this very moment; the processes die with us
-            pass
+        except RuntimeError:  # its loop is gone, and Python 3.12 starts no thread for another one now
+            for member in list(crew.roster.members):
+                member.close()  # which ends it; multiprocessing would wait for it without a limit
 
 
 # What is registered later is run earlier: before multiprocessing's own.

@@ -76,13 +76,9 @@ class Span:
         """Has enough been seen?"""
         return now.at - self.began.at >= SPAN and self.looks >= _LOOKS
 
-    def close(self) -> None:
-        """Let go of the clocks."""
+    def __del__(self) -> None:
         for suspect in self.suspects:
             suspect.scheduler.close()
-
-    def __del__(self) -> None:
-        self.close()
 
     def culprits(self, now: Reading) -> list[Culprit]:
         """Those who have kept the GIL busy together; the busiest comes first."""
@@ -139,9 +135,7 @@ class BusyThreads:
 
     def forget(self) -> None:
         """The loop has stopped, or nothing is to be seen any more."""
-        span, self._span = self._span, None
-        if span is not None:
-            span.close()
+        self._span = None
 
     def _tell(self, culprits: list[Culprit], seconds: float) -> None:
         worker, job = culprits[0].worker, culprits[0].job
