@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import anyio
 import pytest
 
 import bridge
+from bridge.diagnostics.events import Event, on_event, stream
 from bridge.diagnostics.watchdog import THREAD_NAME
 from bridge.threads.closing import join
 from bridge.threads.pool import pools
@@ -104,6 +106,16 @@ def gate() -> Gate:
 @pytest.fixture
 def new_gate() -> type[Gate]:
     return Gate
+
+
+@contextmanager
+def events_of(*codes: str) -> Iterator[list[Event]]:
+    """What is reported with one of these codes. A busy machine may well block a loop, which is another matter."""
+    stream.forget()
+    heard: list[Event] = []
+    with on_event(lambda event: heard.append(event) if event.code in codes else None):
+        yield heard
+    stream.forget()
 
 
 def within(thread: threading.Thread) -> None:

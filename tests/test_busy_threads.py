@@ -14,14 +14,14 @@ import bridge
 from bridge.diagnostics import clocks
 from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Schedule, Scheduler
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import busy_threads
 from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.readings import Reading
 from bridge.threads.job import Job
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, events_of
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's clocks")
 
@@ -32,11 +32,8 @@ STEP = 0.05
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
     """What was reported."""
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(heard.append):
-        yield heard
-    stream.forget()
+    with events_of("BRG402") as events:
+        yield events
 
 
 def count() -> None:

@@ -315,6 +315,6 @@ def test_a_minute_of_crashes_loses_nothing_and_leaves_nothing(tally: Tally) -> N
     del crowd
     give_up = time.monotonic() + 20
     while (after := (children(), descriptors(), shared_mappings(), shared_names())) != before:
-        assert time.monotonic() < give_up, (before, after)
+        assert time.monotonic() < give_up, [(old, new) for old, new in zip(before, after, strict=True) if old != new]
         gc.collect()
         time.sleep(0.05)

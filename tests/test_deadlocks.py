@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.stacks import Stack
 from bridge.loop.watch import circles
 from bridge.loop.watch.circles import CircleWatch
 from bridge.threads.deadlock import Deadlock, Participant
 from bridge.threads.wait_graph import find_deadlock
 
-from .conftest import PATIENCE, Gate
+from .conftest import PATIENCE, Gate, events_of
 
 
 class LoopInThread:
@@ -299,11 +299,9 @@ def test_a_thread_that_has_ended_or_is_unknown_is_none() -> None:
 
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(lambda event: heard.append(event) if event.code == "BRG302" else None):
-        yield heard
-    stream.forget()
+    """What was reported."""
+    with events_of("BRG302") as events:
+        yield events
 
 
 class Played(Deadlock):

@@ -15,9 +15,10 @@ import pytest
 
 import bridge
 from bridge.diagnostics.advice import awaited
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.loop.forgotten import RemembersOrigins
+from tests.conftest import events_of
 
 
 async def save(row: str = "") -> None:
@@ -27,11 +28,8 @@ async def save(row: str = "") -> None:
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
     """What was reported."""
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(heard.append):
-        yield heard
-    stream.forget()
+    with events_of("BRG201") as events:
+        yield events
 
 
 @pytest.fixture

@@ -16,22 +16,20 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place, submit_site
 from bridge.threads import trail
 from bridge.threads.job import Job
 from bridge.threads.lost import AttendedFuture
+from tests.conftest import events_of
 
 
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
-    """What was reported of lost exceptions: a collection may well block the loop, which is another matter."""
-    stream.forget()
+    """What was reported of lost exceptions."""
     gc.collect()
-    heard: list[Event] = []
-    with on_event(lambda event: heard.append(event) if event.code == "BRG202" else None):
-        yield heard
-    stream.forget()
+    with events_of("BRG202") as events:
+        yield events
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]], diagnostics: bool = True, **options: Any) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.watchdog import Tick, Watcher, watchdog
 from bridge.executors.process.crew_watch import CrewWatch
 from bridge.threads import queue_watch
 from bridge.threads.pool_watch import PoolWatch
-from tests.conftest import PATIENCE, Gate
+from tests.conftest import PATIENCE, Gate, events_of
 
 needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExecutor needs POSIX")
 
@@ -24,11 +24,8 @@ needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExe
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
     """What was reported."""
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(heard.append):
-        yield heard
-    stream.forget()
+    with events_of("BRG401") as events:
+        yield events
 
 
 class PlayedClock:

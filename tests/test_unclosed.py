@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics.events import Event, on_event, stream
-from tests.conftest import PATIENCE, Gate, within
+from bridge.diagnostics.events import Event
+from tests.conftest import PATIENCE, Gate, events_of, within
 
 needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExecutor needs POSIX")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
@@ -28,11 +28,8 @@ EXECUTORS = [bridge.ThreadExecutor, pytest.param(bridge.ProcessExecutor, marks=n
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
     """What was reported."""
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(heard.append):
-        yield heard
-    stream.forget()
+    with events_of("BRG501") as events:
+        yield events
 
 
 @pytest.fixture

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics.events import Event, on_event, stream
+from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.loop import wrong_thread
 
-from .conftest import PATIENCE
+from .conftest import PATIENCE, events_of
 
 SEED = 20240301
 
@@ -30,11 +30,8 @@ SEED = 20240301
 @pytest.fixture
 def events() -> Iterator[list[Event]]:
     """What was reported of wrong threads."""
-    stream.forget()
-    heard: list[Event] = []
-    with on_event(lambda event: heard.append(event) if event.code == "BRG301" else None):
-        yield heard
-    stream.forget()
+    with events_of("BRG301") as events:
+        yield events
 
 
 def run(main: Callable[[], Coroutine[Any, Any, Any]], *, debug: bool = False, diagnostics: bool = True) -> Any:

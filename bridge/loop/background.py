@@ -31,16 +31,6 @@ from bridge.threads.portal import Portal
 from bridge.threads.stuck import report_thread
 
 
-class _LoopPortal(Portal):
-    """A portal that keeps the block open from which it comes, for those who hold nothing else of it."""
-
-    __slots__ = ("_scope",)
-
-    def __init__(self, host: Host, scope: background_loop):
-        super().__init__(host)
-        self._scope = scope
-
-
 class background_loop:  # noqa: N801 - reads as a function: with bridge.background_loop() as portal
     """Run an event loop in a thread of its own for the time of a block (`with` or `async with`), and give its Portal.
 
@@ -83,7 +73,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
             self._loop = None
             raise
         _entered.add(self)
-        return _LoopPortal(host, self)
+        return Portal(host, keeps=self)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -37,10 +37,11 @@ class Portal:
     them, leaving by an exception cancels them first.
     """
 
-    __slots__ = ("_host", "_started", "_unleft")
+    __slots__ = ("_host", "_keeps", "_started", "_unleft")
 
-    def __init__(self, host: Host):
+    def __init__(self, host: Host, keeps: object = None):
         self._host = host
+        self._keeps = keeps  # what is not left before all of its portals are gone
         self._started: set[FutureCall] | None = None
         self._unleft: Unleft | None = None
 

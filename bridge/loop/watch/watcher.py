@@ -86,6 +86,7 @@ class LoopWatcher:
         self._busy = BusyThreads()
         self._crowd: Crowd | None = None  # while a callback takes long, or cores are few
         self._holder: tuple[int, Stack] | None = None  # the thread that was last seen to hold the GIL
+        self._closed = False
         self._lock = Lock()
 
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
@@ -93,7 +94,9 @@ class LoopWatcher:
     def look(self, tick: Tick) -> float | None:
         """As `Watcher.look`."""
         with self._lock:
-            wait = self._look(tick)
+            wait = None if self._closed else self._look(tick)
+            if self._closed:  # perhaps meanwhile
+                self._let_go()
         return None if wait is None else min(wait, _SELDOM)
 
     def _look(self, tick: Tick) -> float | None:
@@ -172,6 +175,19 @@ class LoopWatcher:
             finally:
                 self._lock.release()
 
+    def close(self) -> None:
+        """Look no more, and let go of other threads' clocks; a look that is under way does so at its end. Any thread."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._let_go()
+            finally:
+                self._lock.release()
+
+    def _let_go(self) -> None:
+        self._busy.forget()
+        self._let_crowd_go()
+
     # -- one callback --------------------------------------------------------------------------------------------------
 
     def _continue(self, glance: Glance, tick: Tick, threshold: float) -> float:
@@ -243,6 +259,11 @@ class LoopWatcher:
             self._crowd = Crowd(self._clocks.ident)
         return 0.0
 
+    def _let_crowd_go(self) -> None:
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None:
+            crowd.close()
+
     def _waits_for_the_starving(self) -> bool:
         """Does the loop wait for another thread, while one of these is ready to run and gets no core?"""
         return self._crowd is not None and self._clocks.may_wait_for_a_thread() and self._crowd.is_starving()
@@ -283,8 +304,7 @@ class LoopWatcher:
     def _end_turn(self, tick: Tick) -> None:
         self._end_episode(tick)
         if self._crowd is not None and not _cores_are_few(tick, between(self._turn.before, self._reading)):
-            self._crowd.close()
-            self._crowd = None
+            self._let_crowd_go()
         seen, self._seen = self._seen, None
         turn, samples = self._turn, self._turn.samples
         if seen is None or not samples:

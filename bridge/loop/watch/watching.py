@@ -53,6 +53,7 @@ class Watch:
         self._closed = True
         if self._generation == watchdog.generation:  # else it is the parent's
             watchdog.unwatch(self.watcher)
+            self.watcher.close()
             collections.stop()
         self._clocks.close()
 
