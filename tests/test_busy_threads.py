@@ -198,6 +198,13 @@ def test_two_that_run_at_the_same_time_do_so_without_the_gil(scene: Scene, event
     assert events == []
 
 
+def test_two_that_ask_for_a_core_at_the_same_time_do_so_without_the_gil(scene: Scene, events: list[Event]) -> None:
+    scene.worker(1, runs=0.5, waits=0.5)
+    scene.worker(2, runs=0.5, waits=0.5)
+    scene.looks(3.0)
+    assert events == []
+
+
 def test_many_short_calls_are_not_one_long_one(scene: Scene, events: list[Event]) -> None:
     worker = scene.worker(runs=0.97)
     for _ in range(10):

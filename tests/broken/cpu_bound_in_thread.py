@@ -2,6 +2,7 @@
 # advice: await bridge.to_process(count, 30000000)
 # says: % of its time, in thread 'bridge-thread-1'
 # says: in count
+# also: BRG104
 # needs: linux
 # prints: 449999985000000
 """Python code that computes, in a thread: it takes turns with the loop, and both are slower."""

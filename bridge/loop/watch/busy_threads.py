@@ -85,7 +85,7 @@ class Span:
         window = between(self.began, now)
         if self.kept_out < _KEPT_OUT * self.looks or window.slices < _WANTED * window.wall:
             return []
-        culprits, cpu = [], 0.0
+        culprits, cpu, runnable = [], 0.0, 0.0
         for suspect in self.suspects:
             ran = now.others.get(suspect.ident, 0.0) - suspect.cpu
             if suspect.worker.job is not suspect.job or ran < _NOTABLE * window.wall:
@@ -95,9 +95,10 @@ class Span:
             share = min(1.0, ran / max(ran, window.wall - starved))
             culprits.append(Culprit(name_of(suspect.job.named), suspect.job, suspect.worker, share))
             cpu += ran
+            runnable += ran + starved
         beside = window.process - cpu
-        if beside > _BESIDE * window.wall or cpu > (1 + _BESIDE) * window.wall:
-            return []  # somebody runs without the GIL, or it is another one who has it
+        if beside > _BESIDE * window.wall or runnable > (1 + _BESIDE) * window.wall:
+            return []  # it is another one who has the GIL, or these run without: whoever waits for it asks for no core
         if sum(culprit.share for culprit in culprits) < BUSY:
             return []
         return sorted(culprits, key=lambda culprit: culprit.share, reverse=True)
