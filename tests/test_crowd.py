@@ -13,7 +13,6 @@ import pytest
 from bridge.diagnostics import clocks
 from bridge.diagnostics.clocks import Schedule, Scheduler
 from bridge.loop.watch import crowd as module
-from bridge.loop.watch import watcher as watcher_module
 from bridge.loop.watch.crowd import Crowd
 from tests.conftest import Gate
 from tests.test_loop_watch import Scene, nothing_logged_yet, scene
@@ -200,7 +199,7 @@ class PlayedCrowd:
 def played(monkeypatch: pytest.MonkeyPatch) -> type[PlayedCrowd]:
     monkeypatch.setattr(PlayedCrowd, "seconds", 0.0)
     monkeypatch.setattr(PlayedCrowd, "starving", False)
-    monkeypatch.setattr(watcher_module, "Crowd", PlayedCrowd)
+    monkeypatch.setattr(module, "Crowd", PlayedCrowd)
     return PlayedCrowd
 
 
@@ -265,18 +264,18 @@ def test_it_is_let_go_with_the_turn_unless_cores_are_few(
 ) -> None:
     scene.runs("a")
     scene.look(0.02)
-    assert scene.watcher._crowd is None
+    assert scene.watcher._crowd._crowd is None
     scene.look(0.02)
-    crowd: Any = scene.watcher._crowd
+    crowd: Any = scene.watcher._crowd._crowd
     assert crowd is not None
     scene.sleeps()
     scene.look(0.02)
     assert crowd.closed
-    assert scene.watcher._crowd is None
+    assert scene.watcher._crowd._crowd is None
     scene.clocks.starved += 0.01
     scene.runs("b", turn=2)
     scene.look(0.02)
-    assert scene.watcher._crowd is not None, "at the first look, because cores are few"
+    assert scene.watcher._crowd._crowd is not None, "at the first look, because cores are few"
 
 
 def test_nobody_is_blamed_for_what_was_before_the_last_look(scene: Scene) -> None:

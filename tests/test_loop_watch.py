@@ -923,6 +923,16 @@ class Thing:
     pass
 
 
+def test_one_that_is_closed_looks_no_more(scene: Scene) -> None:
+    scene.runs("a")
+    scene.look(0.05)
+    scene.watcher.close()
+    scene.watcher.close()
+    assert scene.look(0.5) is None
+    assert scene.heard == []
+    assert scene.watcher._crowd._crowd is None
+
+
 def test_nothing_that_a_callback_uses_is_kept_alive(scene: Scene) -> None:
     def callback(thing: Thing) -> FrameType:
         return sys._getframe()

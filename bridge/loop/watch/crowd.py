@@ -3,7 +3,8 @@ gets none.
 
     a callback that takes long ── Crowd: each thread's wait for a core until now ── looks ──> how much longer by now
 
-The loop's thread then waits in a lock or for the GIL, as if something blocked it. In and out: the watchdog's thread.
+The loop's thread then waits in a lock or for the GIL, as if something blocked it. Other threads are looked at from the
+second look at a callback on, and from the first where cores are few. In and out: the watchdog's thread.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 import threading
 
 from bridge.diagnostics.clocks import Scheduler, clock_of, cpu_seconds
+from bridge.diagnostics.watchdog import Tick
+from bridge.loop.watch.readings import LoopClocks, Window
 
 #: Threads that are looked at.
 _MOST_THREADS = 64
+#: Share of the time for which the loop's thread gets no core, or seconds of the watchdog's delay, where cores are few.
+_CROWDED, _LATE = 0.1, 0.01
 
 
 class Crowd:
@@ -62,3 +67,41 @@ class Crowd:
 
     def __del__(self) -> None:
         self.close()
+
+
+class CrowdWatch:
+    """Looks at the crowd on behalf of one loop, when there is reason to."""
+
+    def __init__(self, clocks: LoopClocks):
+        self._clocks = clocks
+        self._crowd: Crowd | None = None
+
+    def waited(self, looks: int, tick: Tick, window: Window) -> float:
+        """Seconds out of `window` for which others got no core, for one of which the loop waits; after so many `looks` at
+        one callback."""
+        if self._crowd is not None:
+            waited = self._crowd.waited()
+            return min(waited, window.wall) if self._clocks.may_wait_for_a_thread() else 0.0
+        if looks > 1 or _cores_are_few(tick, window):
+            self._crowd = Crowd(self._clocks.ident)
+        return 0.0
+
+    def is_waited_for(self) -> bool:
+        """Does the loop wait for another thread, while one of these is ready to run and gets no core?"""
+        return self._crowd is not None and self._clocks.may_wait_for_a_thread() and self._crowd.is_starving()
+
+    def end_turn(self, tick: Tick, window: Window) -> None:
+        """A turn of the loop has ended, of which the window is."""
+        if self._crowd is not None and not _cores_are_few(tick, window):
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the clocks."""
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None:
+            crowd.close()
+
+
+def _cores_are_few(tick: Tick, window: Window) -> bool:
+    """Did the loop's thread or the watchdog have to wait for a core?"""
+    return window.starved > _CROWDED * window.wall or tick.late - (tick.kept_out or 0.0) > _LATE

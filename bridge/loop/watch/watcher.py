@@ -18,16 +18,17 @@ from time import monotonic
 from types import FrameType
 
 from bridge.diagnostics.events import emit
-from bridge.diagnostics.places import Place, is_stdlib
-from bridge.diagnostics.stacks import Stack, capture
+from bridge.diagnostics.places import Place
+from bridge.diagnostics.stacks import capture
 from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, ran_for, to_blame
 from bridge.loop.watch.circles import CircleWatch
-from bridge.loop.watch.crowd import Crowd
+from bridge.loop.watch.crowd import CrowdWatch
 from bridge.loop.watch.garbage import CALLBACK, collections
-from bridge.loop.watch.readings import LoopClocks, Reading, Window, between, held_up
+from bridge.loop.watch.gil_holder import GilHolder
+from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
 from bridge.loop.watch.views import Glance, View
 
 #: Looks in a row at a sleeping loop after which there is nothing to see.
@@ -40,8 +41,6 @@ _PATIENCE = 1.0
 _SELDOM = 1.0
 #: Seconds between looks at a turn of many callbacks, and how many of these are enough.
 _SAMPLE, _MOST_SAMPLES = 0.002, 200
-#: Share of the time for which the loop's thread gets no core, or seconds of the watchdog's delay, where cores are few.
-_CROWDED, _LATE = 0.1, 0.01
 
 
 class Episode:
@@ -84,8 +83,8 @@ class LoopWatcher:
         self._at_rest = 0
         self._parked = False
         self._busy = BusyThreads()
-        self._crowd: Crowd | None = None  # while a callback takes long, or cores are few
-        self._holder: tuple[int, Stack] | None = None  # the thread that was last seen to hold the GIL
+        self._crowd = CrowdWatch(clocks)
+        self._holder = GilHolder()
         self._closed = False
         self._lock = Lock()
 
@@ -148,7 +147,7 @@ class LoopWatcher:
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
         if held_up_for >= threshold and self.running:
-            emit(reports.held_up(held_up_for, self._holder_of(window, held_up_for)), every_time=self._view.debug())
+            emit(reports.held_up(held_up_for, self._holder.stack(window, held_up_for)), every_time=self._view.debug())
         return held_up_for
 
     # -- in the loop's thread ------------------------------------------------------------------------------------------
@@ -186,7 +185,7 @@ class LoopWatcher:
 
     def _let_go(self) -> None:
         self._busy.forget()
-        self._let_crowd_go()
+        self._crowd.close()
 
     # -- one callback --------------------------------------------------------------------------------------------------
 
@@ -199,7 +198,7 @@ class LoopWatcher:
             episode.lateness = episode.lateness.plus(tick.late, tick.kept_out)
         before = self._reading
         held_up_for = self._read(tick, threshold)
-        held_up_for = max(held_up_for, self._crowded_out(episode, tick, between(before, self._reading)))
+        held_up_for = max(held_up_for, self._crowd.waited(episode.lateness.looks, tick, between(before, self._reading)))
         episode.held_up += held_up_for
         stopped = Lateness().plus(tick.late, tick.kept_out).within(tick.now - self._turn.since).stopped
         self._turn.lost += held_up_for + stopped
@@ -233,7 +232,7 @@ class LoopWatcher:
             return
         if to_blame(elapsed, window, excused + self._clocks.starving()) < mark:
             return
-        if ran_for(elapsed, window) < mark and self._waits_for_the_starving():  # judged when that one has got a core
+        if ran_for(elapsed, window) < mark and self._crowd.is_waited_for():  # judged when that one has got a core
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
@@ -246,41 +245,6 @@ class LoopWatcher:
         event = reports.blocked(glance, elapsed, cause, collected, other)
         episode.place = event.place or stack.place
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
-
-    def _crowded_out(self, episode: Episode, tick: Tick, window: Window) -> float:
-        """Seconds for which other threads, for one of which the loop waits, got no core since the last look.
-
-        They are looked at from the second look at a callback on, and from the first where cores are few.
-        """
-        if self._crowd is not None:
-            waited = self._crowd.waited()
-            return min(waited, window.wall) if self._clocks.may_wait_for_a_thread() else 0.0
-        if episode.lateness.looks > 1 or _cores_are_few(tick, window):
-            self._crowd = Crowd(self._clocks.ident)
-        return 0.0
-
-    def _let_crowd_go(self) -> None:
-        crowd, self._crowd = self._crowd, None
-        if crowd is not None:
-            crowd.close()
-
-    def _waits_for_the_starving(self) -> bool:
-        """Does the loop wait for another thread, while one of these is ready to run and gets no core?"""
-        return self._crowd is not None and self._clocks.may_wait_for_a_thread() and self._crowd.is_starving()
-
-    def _holder_of(self, window: Window, seconds: float) -> Stack | None:
-        """Where the thread is that has held the GIL; where it was when it last did, if it has ended or rests by now."""
-        ident, ran = window.busiest or (0, 0.0)
-        frames = sys._current_frames()
-        if ran >= seconds / 2 and ident in frames:
-            stack = capture(frames[ident])
-            if stack.place is not None and not is_stdlib(stack.place.file):
-                self._holder = ident, stack
-                return stack
-            gone = self._holder is not None and self._holder[0] == ident
-        else:
-            gone = self._holder is not None and self._holder[0] not in frames
-        return self._holder[1] if self._holder is not None and gone else None
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
         return None if busiest is None else sys._current_frames().get(busiest[0])
@@ -303,8 +267,7 @@ class LoopWatcher:
 
     def _end_turn(self, tick: Tick) -> None:
         self._end_episode(tick)
-        if self._crowd is not None and not _cores_are_few(tick, between(self._turn.before, self._reading)):
-            self._let_crowd_go()
+        self._crowd.end_turn(tick, between(self._turn.before, self._reading))
         seen, self._seen = self._seen, None
         turn, samples = self._turn, self._turn.samples
         if seen is None or not samples:
@@ -319,8 +282,3 @@ class LoopWatcher:
         ranked = sorted(counts, key=counts.__getitem__, reverse=True)[:5]
         shares = [(what, place, counts[what, place] / len(samples)) for what, place in ranked]
         emit(reports.stalled(seen, elapsed, shares), every_time=self._view.debug())
-
-
-def _cores_are_few(tick: Tick, window: Window) -> bool:
-    """Did the loop's thread or the watchdog have to wait for a core?"""
-    return window.starved > _CROWDED * window.wall or tick.late - (tick.kept_out or 0.0) > _LATE
