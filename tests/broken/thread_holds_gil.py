@@ -1,7 +1,7 @@
 # expects: BRG104
 # advice: await bridge.to_process(
 # says: {holding}
-# prints: 249999975000000
+# prints: 1249999950000000
 """C calls in a thread that do not let go of the GIL: the loop has a timer due, and cannot run."""
 
 import asyncio
@@ -12,7 +12,10 @@ import bridge
 
 def total():
     time.sleep(0.1)  # the loop sleeps by now
-    return sum([sum(range(10_000_000)) for _ in range(5)])  # <- BRG104, holding
+    result = 0
+    for _ in range(4):
+        result += sum(range(25_000_000))  # <- BRG104, holding
+    return result
 
 
 async def main():
