@@ -29,7 +29,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, FrameType]]:
     resting = threading.Thread(target=done.wait)
     resting.start()
     there = {1: frames("/srv/app.py")[0], 2: sys._current_frames()[resting.ident or 0]}
-    monkeypatch.setattr(gil_holder.sys, "_current_frames", there.copy)
+    monkeypatch.setattr(gil_holder, "frames_of_others", there.copy)
     yield there
     done.set()
     resting.join()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import bridge
-from bridge.diagnostics import places
+from bridge.diagnostics import places, stacks
 from bridge.diagnostics.advice import called_at, offloaded
 from bridge.diagnostics.places import PACKAGE, Place, Site, describe, is_bridges, is_installed, is_stdlib, submit_site
 from bridge.diagnostics.stacks import Stack, capture, stack_of_thread
@@ -401,3 +401,47 @@ def test_an_edited_source_does_not_raise(module) -> None:
 
 def test_the_standard_library_lies_where_python_says() -> None:
     assert os.path.realpath(STDLIB) == os.path.realpath(sysconfig.get_paths()["stdlib"])
+
+
+def test_nothing_is_collected_while_the_frames_of_all_threads_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stacks, "_MAY_COLLECT", True)
+    seen: list[bool] = []
+
+    def frames() -> dict[int, FrameType]:
+        seen.append(gc.isenabled())
+        return {}
+
+    monkeypatch.setattr(sys, "_current_frames", frames)
+    assert gc.isenabled()
+    assert stacks.current_frames() == {}
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        assert stacks.current_frames() == {}
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert seen == [False, False]
+
+
+def test_the_frames_of_all_threads_are_read() -> None:
+    assert stacks.current_frames()[threading.get_ident()].f_code is stacks.current_frames.__code__
+
+
+class Thing:
+    pass
+
+
+def test_reading_them_keeps_nothing_alive() -> None:
+    def look() -> weakref.ref[Thing]:
+        thing = Thing()
+        frames = stacks.frames_of_others()
+        assert threading.get_ident() not in frames
+        assert stacks.stack_of_thread(threading.get_ident()) is not None
+        return weakref.ref(thing)
+
+    gc.disable()
+    try:
+        assert look()() is None
+    finally:
+        gc.enable()

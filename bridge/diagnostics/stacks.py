@@ -6,8 +6,11 @@ they show is kept alive.
 
 from __future__ import annotations
 
+import gc
 import sys
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
+from operator import call
+from threading import get_ident
 from types import FrameType
 from typing import NamedTuple
 
@@ -18,6 +21,8 @@ _DEEPEST = 2000
 _MOST_LINES = 30
 #: Code in which an `await` can be written.
 _AWAITS = CO_COROUTINE | CO_ASYNC_GENERATOR
+#: Does `sys._current_frames` collect garbage when that is due?
+_MAY_COLLECT = sys.version_info < (3, 12)
 
 
 class Stack(NamedTuple):
@@ -110,7 +115,28 @@ def capture(frame: FrameType | None, until: FrameType | None = None) -> Stack:
     return Stack(tuple(sites))
 
 
+def current_frames() -> dict[int, FrameType]:
+    """What each thread executes just now, by ident: `sys._current_frames()`, which is safe only from Python 3.12 on.
+
+    Before, it may collect garbage while it holds a lock of the interpreter. If what is finalized then lets another thread
+    run, and that one starts a thread, all of the process stands still (python/cpython#106883). So nobody collects
+    meanwhile: the three calls are one step, between which no other thread can run.
+    """
+    if _MAY_COLLECT and gc.isenabled():
+        return tuple(map(call, (gc.disable, sys._current_frames, gc.enable)))[1]  # type: ignore[return-value]
+    return sys._current_frames()
+
+
+def frames_of_others() -> dict[int, FrameType]:
+    """Likewise, but for the calling thread's, whose frames would hold what holds them, and so all variables there are."""
+    frames = current_frames()
+    frames.pop(get_ident(), None)
+    return frames
+
+
 def stack_of_thread(ident: int | None) -> Stack | None:
     """What a thread executes just now; None if there is no such thread."""
-    frame = sys._current_frames().get(ident or 0)
+    if ident == get_ident():
+        return capture(sys._getframe())
+    frame = current_frames().get(ident or 0)
     return None if frame is None else capture(frame)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 from weakref import ref
 
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.stacks import capture
+from bridge.diagnostics.stacks import capture, frames_of_others
 from bridge.threads.job import Job, name_of
 from bridge.threads.queue_watch import Occupant, QueueWatch, call, saturated, where
 
@@ -47,7 +46,7 @@ class PoolWatch(QueueWatch):
 
 def _occupants(pool: WorkerPool) -> Iterator[Occupant]:
     """What runs, and holds a slot."""
-    frames = sys._current_frames()
+    frames = frames_of_others()
     now = perf_counter()
     for worker in list(pool.workers):
         job = worker.job

@@ -58,7 +58,7 @@ class Wait(NamedTuple):
 def find_deadlock(ident: int, frames: Frames) -> Deadlock | None:
     """The circle of waits that the blocked thread `ident` is part of, or waits for; None if somebody may still go on.
 
-    `frames` as `sys._current_frames()` gives them. A wait with a timeout ends by itself, so it is part of no circle,
+    `frames` as `frames_of_others` gives them. A wait with a timeout ends by itself, so it is part of no circle,
     unless a loop's own thread waits for that very loop: then nothing can come of it.
     """
     waits = _all_waits(ident, frames)

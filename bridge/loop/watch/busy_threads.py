@@ -10,14 +10,13 @@ loop that only sleeps suffers nothing, and is left to sleep. It takes clocks of 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Scheduler
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.stacks import Stack, capture
+from bridge.diagnostics.stacks import Stack, capture, current_frames
 from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch.readings import Reading, between
 from bridge.threads.job import Job, last_name, name_of
@@ -144,7 +143,7 @@ class BusyThreads:
         if self._told.get(ident) == job.started_at:
             return
         self._told[ident] = job.started_at
-        emit(cpu_bound(culprits, seconds, capture(sys._current_frames().get(ident))))
+        emit(cpu_bound(culprits, seconds, capture(current_frames().get(ident))))
 
 
 def _suspects(idents: Iterable[int], reading: Reading) -> list[Suspect]:

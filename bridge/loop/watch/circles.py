@@ -10,11 +10,11 @@ as that one's loop stays blocked.
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import suppress
 from threading import Thread
 from weakref import WeakValueDictionary
 
+from bridge.diagnostics.stacks import frames_of_others
 from bridge.diagnostics.switch import wanted
 from bridge.threads.deadlock import Deadlock
 from bridge.threads.wait_graph import find_deadlock
@@ -53,7 +53,7 @@ class CircleWatch:
 
 def _circle_of(ident: int) -> Deadlock | None:
     try:
-        return find_deadlock(ident, sys._current_frames())
+        return find_deadlock(ident, frames_of_others())
     except Exception:  # most likely what was read has changed meanwhile, so that somebody goes on
         logger.debug("waits could not be followed", exc_info=True)
         return None

@@ -6,10 +6,8 @@ watchdog's thread.
 
 from __future__ import annotations
 
-import sys
-
 from bridge.diagnostics.places import is_stdlib
-from bridge.diagnostics.stacks import Stack, capture
+from bridge.diagnostics.stacks import Stack, capture, frames_of_others
 from bridge.loop.watch.readings import Window
 
 
@@ -22,7 +20,7 @@ class GilHolder:
     def stack(self, window: Window, seconds: float) -> Stack | None:
         """Of the thread that has held it for `seconds` of a window; None if that is not known."""
         ident, ran = window.busiest or (0, 0.0)
-        frames = sys._current_frames()
+        frames = frames_of_others()
         if ran >= seconds / 2 and ident in frames:
             stack = capture(frames[ident])
             if stack.place is not None and not is_stdlib(stack.place.file):

@@ -12,14 +12,13 @@ begun, but not for ever: a handler of log records that waits for the loop would 
 
 from __future__ import annotations
 
-import sys
 from threading import Lock
 from time import monotonic
 from types import FrameType
 
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place
-from bridge.diagnostics.stacks import capture
+from bridge.diagnostics.stacks import capture, current_frames
 from bridge.diagnostics.watchdog import Tick, watchdog
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.busy_threads import BusyThreads
@@ -131,7 +130,7 @@ class LoopWatcher:
     def _glance(self) -> Glance | None:
         if not self.running or self._view.asleep():
             return None
-        frame = sys._current_frames().get(self._clocks.ident)
+        frame = current_frames().get(self._clocks.ident)
         if frame is not None and frame.f_code is CALLBACK:
             frame = frame.f_back
         return None if frame is None else self._view.glance(frame)
@@ -247,7 +246,7 @@ class LoopWatcher:
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
-        return None if busiest is None else sys._current_frames().get(busiest[0])
+        return None if busiest is None else current_frames().get(busiest[0])
 
     def _end_episode(self, tick: Tick) -> None:
         episode, self._episode = self._episode, None
