@@ -464,5 +464,5 @@ def test_the_watchdog_itself_looks_and_lets_go(events: list[Event], gate: Gate) 
         assert executor._pool.resting == []
         gate.open()
         wait_for(lambda: bool(executor._pool.resting))
-        assert not [each for each in watchdog._watchers if isinstance(each, PoolWatch)]
+        assert executor._pool.resting[0] not in watchdog._watchers
     assert events[0].code == "BRG401"
