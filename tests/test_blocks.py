@@ -433,6 +433,18 @@ def test_a_receiver_that_is_gone_is_no_error_of_the_sender() -> None:
 
 
 @linux_only
+def test_views_outlive_a_collection_when_all_is_closed_and_are_unmapped_in_the_end(pair: Pair) -> None:
+    _, views = pair.across(bytes(70_000))
+    pair.close()
+    pair.mappings = Mappings(pair._receive, pair.released.append)
+    gc.collect()
+    assert shared_bytes() > 0
+    assert bytes(views[0]) == bytes(70_000)
+    del views
+    assert shared_bytes() == 0
+
+
+@linux_only
 def test_views_outlive_that_all_is_closed_and_are_unmapped_in_the_end(pair: Pair) -> None:
     _, (view,) = pair.across(b"w" * 70_000)
     pair.close()

@@ -49,6 +49,7 @@ class _Mapping:
         """The array has died. Called within a collection, in any thread."""
         if sys.is_finalizing():
             return
+        _looked_at.discard(self)
         owner = self.owner
         owner.unused(self)
         if self.gift:
@@ -62,6 +63,11 @@ class _Mapping:
         if address is not None:
             memory.unmap(address, self.size)
         _close(self)
+
+
+#: Those that an array looks at. When the sender is gone nobody else holds them: collected before their array dies, they
+#: would never hear of that, and the memory would stay mapped.
+_looked_at: set[_Mapping] = set()
 
 
 class Mappings:
@@ -208,6 +214,7 @@ class Mappings:
                     return None
             array = memory.array_at(mapping.address, mapping.size)
             mapping.array = weakref.ref(array, mapping.gone)
+            _looked_at.add(mapping)
             if mapping.gift:
                 self.gifts.add(mapping.number)
                 self._keep_only_the_memory(mapping)
