@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+import process_targets as targets
 import pytest
 
 import bridge
@@ -422,23 +423,14 @@ def test_time_in_which_processes_come_up_is_not_counted(
     assert crew.resting == [watch]
 
 
-def hold_until_exists(path: str) -> None:
-    """In a worker process."""
-    import os
-    import time
-
-    while not os.path.exists(path):
-        time.sleep(0.005)
-
-
 @needs_processes
 def test_a_process_that_is_busy_is_told_with_its_function_and_the_line_that_sent_it(
     events: list[Event], tmp_path: Any
 ) -> None:
     flag = tmp_path / "go on"
     with bridge.ProcessExecutor(1, name="render", queue_limit=0.1) as executor:
-        futures: list[Future[Any]] = [executor.submit(hold_until_exists, str(flag))]  # the busy line
-        futures.append(executor.submit(query))  # the waiting line
+        futures: list[Future[Any]] = [executor.submit(targets.hold_until_exists, str(flag))]  # the busy line
+        futures.append(executor.submit(targets.echo, 1))  # the waiting line
         wait_for(lambda: bool(events))
         flag.touch()
         for future in futures:

@@ -455,6 +455,12 @@ def call_home_later(begun: Gate, gate: Gate, fn: Any, *args: Any) -> Any:
     return bridge.portal().call(fn, *args)
 
 
+def hold_until_exists(path: str) -> None:
+    """Run for as long as there is no such file."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
+
+
 #: In the parent: the executor that functions of the parent use. (Closures over an executor could not be sent out.)
 at_home: dict[str, Any] = {}
 
