@@ -240,6 +240,9 @@ class PlayedScheduler:
         self.runnable = runnable
         self.counts: tuple[float, int] | None = (0.0, 0)
 
+    def open(self) -> None:
+        pass
+
     def schedule(self) -> Schedule | None:
         return None if self.counts is None else Schedule(*self.counts)
 

@@ -94,6 +94,11 @@ class Scheduler:
         )
         self._files: dict[str, int] = {}
 
+    def open(self) -> None:
+        """Open now what is otherwise opened when it is first needed."""
+        for name in ("schedstat", "stat", "syscall"):
+            self._content(name)
+
     def close(self) -> None:
         """Tell no more."""
         self._folder = ""

@@ -72,6 +72,7 @@ class LoopClocks:
         #: Seconds since it last ran, as far as they are known to be neither CPU time nor a wait for a core.
         self._unaccounted = 0.0
         self._scheduler = Scheduler()
+        self._scheduler.open()  # so that a loop that runs opens no files unasked
 
     def close(self) -> None:
         """Take no more readings."""
