@@ -16,7 +16,7 @@ from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Schedule, Scheduler
 from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
-from bridge.diagnostics.watchdog import Tick
+from bridge.diagnostics.punctuality import Tick
 from bridge.loop.watch import busy_threads
 from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.readings import Reading

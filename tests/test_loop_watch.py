@@ -18,8 +18,8 @@ import pytest
 
 import bridge
 from bridge.diagnostics.events import Event, stream
+from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import capture
-from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch import watcher as module
 from bridge.loop.watch.busy_threads import Span
 from bridge.loop.watch.garbage import collections
@@ -592,7 +592,7 @@ def test_a_turn_of_many_callbacks_is_reported_when_it_ends_with_those_that_took_
     scene.sleeps()
     scene.look(0.002)
     (event,) = scene.heard
-    assert scene.told == [("BRG103", 122)]
+    assert scene.told == [("BRG103", 120)], "until it was last seen"
     assert event.place.file == "/srv/often.py"  # type: ignore[union-attr]
     lines = [line.split() for line in event.details[1:]]
     assert [line[0] for line in lines] == ["55%", "27%", "18%"]  # of those that ran when the threshold was over
@@ -658,7 +658,20 @@ def test_what_follows_a_callback_that_was_reported_may_itself_be_too_much(scene:
     scene.sleeps()
     scene.look(0.002)
     assert scene.codes == ["BRG101", "BRG102", "BRG103"]
-    assert scene.told[2] == ("BRG103", 160)
+    assert scene.told[2] == ("BRG103", 158), "until it was last seen"
+
+
+@pytest.mark.parametrize("ends", ["seen", "told"])
+def test_what_passes_after_a_turn_was_last_seen_is_not_its_doing(scene: Scene, ends: str) -> None:
+    """The process is stopped meanwhile, for instance, and the turn ends right after that."""
+    play_turn(scene, [APP] * 60)
+    scene.now += 30.0
+    scene.sleeps()
+    if ends == "told":
+        scene.watcher.pause()
+    else:
+        scene.look(0.002, late=30.0)
+    assert scene.told == [("BRG103", 120)]
 
 
 def test_a_turn_of_many_has_the_same_excuses_as_one_callback(scene: Scene) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 import bridge
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.watchdog import Tick, Watcher, watchdog
+from bridge.diagnostics.punctuality import Tick
+from bridge.diagnostics.watchdog import Watcher, watchdog
 from bridge.executors.process.crew_watch import CrewWatch
 from bridge.threads import queue_watch
 from bridge.threads.pool_watch import PoolWatch

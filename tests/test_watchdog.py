@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from bridge.diagnostics import clocks, watchdog
-from bridge.diagnostics.watchdog import Tick, Watchdog
+from bridge.diagnostics import clocks, punctuality, watchdog
+from bridge.diagnostics.punctuality import Punctuality, Tick
+from bridge.diagnostics.watchdog import RESTING, Watchdog
 from tests.conftest import PATIENCE, Gate, within
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's clocks")
@@ -82,37 +84,35 @@ def test_each_is_looked_at_when_its_time_has_come(threadless: Watchdog, clock: F
     often, seldom = Recorder(0.05), Recorder(1.0)
     threadless.watch(often)
     threadless.watch(seldom)
-    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(clock.now + 0.05)
     clock.now += 0.05
-    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(clock.now + 0.05)
     assert (often.looks, seldom.looks) == (2, 1)
     clock.now += 0.97
-    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(clock.now + 0.05)
     assert (often.looks, seldom.looks) == (3, 2)
 
 
-def test_the_wait_is_shorter_by_what_looking_took(threadless: Watchdog, clock: FakeClock) -> None:
+def test_what_looking_took_does_not_put_off_the_next_look(threadless: Watchdog, clock: FakeClock) -> None:
     class Slow(Recorder):
         def look(self, tick: Tick) -> float | None:
             clock.now += 0.02
             return super().look(tick)
 
     threadless.watch(Slow(0.05))
-    assert threadless.look(Tick(clock.now)) == pytest.approx(0.03)
-    clock.now += 10
-    threadless.watch(Slow(0.01))
-    assert threadless.look(Tick(clock.now)) == 0.0
+    began = clock.now
+    assert threadless.look(Tick(clock.now)) == pytest.approx(began + 0.05)
 
 
-def test_who_rests_is_looked_at_whenever_somebody_is_due_and_asks_for_no_wait(
+def test_who_rests_is_looked_at_whenever_somebody_is_due_and_asks_for_no_look(
     threadless: Watchdog, clock: FakeClock
 ) -> None:
     resting = Recorder(None)
     threadless.watch(resting)
-    assert threadless.look(Tick(clock.now)) is None
+    assert threadless.look(Tick(clock.now)) == RESTING
     busy = Recorder(0.05)
     threadless.watch(busy)
-    assert threadless.look(Tick(clock.now)) == pytest.approx(0.05)
+    assert threadless.look(Tick(clock.now)) == pytest.approx(clock.now + 0.05)
     assert (resting.looks, busy.looks) == (2, 1)
 
 
@@ -122,7 +122,7 @@ def test_when_only_the_resting_are_looked_at_the_others_keep_their_time(threadle
     threadless.watch(busy)
     threadless.look(Tick(clock.now))
     clock.now += 0.06
-    assert threadless.look(Tick(clock.now), resting=True) == 0.0
+    assert threadless.look(Tick(clock.now), resting=True) == pytest.approx(clock.now - 0.01)
     assert (resting.looks, busy.looks) == (2, 1)
 
 
@@ -144,7 +144,7 @@ def test_who_is_taken_out_while_it_is_looked_at_stays_out(threadless: Watchdog, 
 
     leaving = Leaving(0.0)
     threadless.watch(leaving)
-    assert threadless.look(Tick(clock.now)) is None
+    assert threadless.look(Tick(clock.now)) == RESTING
     threadless.look(Tick(clock.now))
     assert leaving.looks == 1
 
@@ -171,57 +171,135 @@ def test_one_that_raises_is_logged_and_dropped_and_the_others_are_looked_at(
 # -- how late it was ---------------------------------------------------------------------------------------------------
 
 
-class SleepOnce:
-    """Plays the system for one sleep: the clock jumps, and the thread was woken so many times."""
+class System:
+    """Plays the system for a watchdog's thread: what its clocks and counters say is set by the test."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, took: float, woken: int | None, called: bool = False):
-        counts = iter([None, None] if woken is None else [10, 10 + woken])
-        monkeypatch.setattr(watchdog, "times_slept", lambda: next(counts))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.clock = FakeClock()
-        self.dog = Watchdog(self.clock)
-        self.took = took
-        self.called = called
+        self.worked = 0.0
+        self.slept: int | None = 0
+        monkeypatch.setattr(punctuality, "thread_time", lambda: self.worked)
+        monkeypatch.setattr(punctuality, "times_slept", lambda: self.slept)
+        self.punctuality = Punctuality(self.clock.now, self.clock)
+        self.punctuality.tick(self.clock.now, sleeps=0)
+
+    def passes(self, seconds: float, *, worked: float = 0.0, slept: int = 1) -> None:
+        self.clock.now += seconds
+        self.worked += worked
+        if self.slept is not None:
+            self.slept += slept
+
+    def tick(self, wait: float = 0.05, **more: Any) -> Tick:
+        """The next tick, due so many seconds after 100.0."""
+        tick = self.punctuality.tick(100.0 + wait, **more)
+        return tick._replace(late=round(tick.late, 6), kept_out=tick.kept_out and round(tick.kept_out, 6))
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> System:
+    return System(monkeypatch)
+
+
+def test_a_punctual_sleep_is_not_late(system: System) -> None:
+    system.passes(0.05)
+    assert system.tick() == Tick(100.05, 0.0, 0.0)
+
+
+def test_a_thread_that_had_to_ask_for_the_gil_was_kept_out_as_long_as_it_asked(system: System) -> None:
+    system.passes(0.35, slept=41)
+    assert system.tick() == Tick(100.35, 0.3, 0.2)
+
+
+def test_it_was_kept_out_no_longer_than_it_was_late(system: System) -> None:
+    system.passes(0.15, slept=41)
+    assert system.tick() == Tick(100.15, 0.1, 0.1)
+
+
+def test_a_process_that_was_stopped_is_late_and_was_kept_out_by_nobody(system: System) -> None:
+    system.passes(30.0)
+    assert system.tick() == Tick(130.0, 29.95, 0.0)
+
+
+def test_a_process_that_was_stopped_during_a_look_is_late_as_well(system: System) -> None:
+    """The look takes 30 s, and is followed by no sleep, since the next one is due."""
+    system.passes(30.0, worked=0.001, slept=0)
+    assert system.tick() == Tick(130.0, 29.95, 0.0)
+
+
+def test_a_look_that_takes_long_makes_nobody_late(system: System) -> None:
+    system.passes(0.25, worked=0.25, slept=0)
+    assert system.tick() == Tick(100.25, 0.0, 0.0)
+
+
+def test_asking_for_the_gil_during_a_look_is_being_kept_out(system: System) -> None:
+    system.passes(0.25, worked=0.05, slept=41)
+    assert system.tick() == Tick(100.25, 0.2, 0.2)
+
+
+def test_each_tick_tells_of_its_own_time(system: System) -> None:
+    system.passes(30.0, worked=1.0, slept=10)
+    system.tick()
+    system.passes(0.05)
+    assert system.tick(30.05) == Tick(130.05, 0.0, 0.0)
+
+
+def test_after_a_look_in_between_the_next_tick_tells_of_all_the_time(system: System) -> None:
+    """Not everybody has been looked at in between."""
+    system.passes(30.0, slept=0)
+    assert system.punctuality.between(100.0) == Tick(130.0, 30.0, 0.0)
+    system.passes(0.05)
+    assert system.tick(30.05).late == 0.0
+    system.passes(30.0, slept=0)
+    system.punctuality.between(130.05)
+    system.passes(0.05)
+    assert system.tick(30.10).late == 29.95 + 0.05
+
+
+def test_where_the_system_tells_nothing_nothing_is_claimed(system: System) -> None:
+    system.slept = None
+    system.passes(0.35)
+    assert system.tick() == Tick(100.35, 0.3, None)
+
+
+def test_a_thread_that_comes_up_late_was_kept_out_as_long_as_it_asked(system: System) -> None:
+    system.passes(0.35, worked=0.05, slept=40)
+    first = Punctuality(100.0, system.clock)
+    assert first.tick(100.0, sleeps=0)._replace(kept_out=0.2) == Tick(100.35, pytest.approx(0.3), 0.2)
+
+
+class Gateway:
+    """A gate through which the watchdog is called, or not."""
+
+    def __init__(self, dog: Watchdog, clock: FakeClock, took: float, called: bool):
+        self.dog, self.clock, self.took, self.called = dog, clock, took, called
         self.timeout: float | None = None
-        self.dog._gate = self  # type: ignore[assignment]
 
     def acquire(self, timeout: float) -> bool:
         self.timeout = timeout
         self.clock.now += self.took
         return self.called
 
-
-def test_a_punctual_sleep_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = SleepOnce(monkeypatch, took=0.05, woken=1)
-    tick, called = system.dog._sleep(0.05)
-    assert (system.timeout, called) == (0.05, False)
-    assert tick == Tick(100.05, 0.0, 0.0)
+    def release(self) -> None:
+        pass
 
 
-def test_a_thread_that_had_to_ask_for_the_gil_was_kept_out_as_long_as_it_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tick, _ = SleepOnce(monkeypatch, took=0.35, woken=41).dog._sleep(0.05)
-    assert tick.late == pytest.approx(0.3)
-    assert tick.kept_out == pytest.approx(0.2)
-    tick, _ = SleepOnce(monkeypatch, took=0.15, woken=41).dog._sleep(0.05)
-    assert tick.kept_out == pytest.approx(0.1), "never more than it was late"
+def test_a_sleep_lasts_until_somebody_is_due(threadless: Watchdog, clock: FakeClock) -> None:
+    threadless._gate = gate = Gateway(threadless, clock, took=0.05, called=False)  # type: ignore[assignment]
+    assert threadless._sleep(clock.now + 0.05) is None
+    assert gate.timeout == pytest.approx(0.05)
+    assert threadless._sleep(clock.now - 1) is None
+    assert gate.timeout == 0.0
+    assert threadless._sleep(RESTING) is None
+    assert gate.timeout == -1
 
 
-def test_a_process_that_was_stopped_is_late_and_was_kept_out_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    tick, _ = SleepOnce(monkeypatch, took=30.0, woken=1).dog._sleep(0.05)
-    assert (round(tick.late, 6), tick.kept_out) == (29.95, 0.0)
-
-
-def test_where_the_system_tells_nothing_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tick, _ = SleepOnce(monkeypatch, took=0.35, woken=None).dog._sleep(0.05)
-    assert tick.kept_out is None
-
-
-def test_a_call_ends_a_sleep_and_is_late_only_by_the_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    system = SleepOnce(monkeypatch, took=100.0, woken=3, called=True)
-    tick, called = system.dog._sleep(None)
-    assert (system.timeout, called) == (-1, True)
-    assert tick == Tick(200.0, 0.01, 0.01, called=True)
+def test_a_call_tells_since_when_the_watchdog_could_have_come(threadless: Watchdog, clock: FakeClock) -> None:
+    threadless._gate = Gateway(threadless, clock, took=0.3, called=True)  # type: ignore[assignment]
+    threadless.wake()
+    clock.now += 0.1
+    threadless.wake()
+    assert threadless._sleep(RESTING) == 100.0, "the first one counts"
+    assert threadless._sleep(RESTING) == clock.now, "and for one sleep only"
 
 
 # -- its thread --------------------------------------------------------------------------------------------------------

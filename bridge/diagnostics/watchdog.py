@@ -23,31 +23,18 @@ import threading
 import time
 from _thread import allocate_lock
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from bridge.diagnostics.clocks import times_slept
+from bridge.diagnostics.punctuality import Punctuality, Tick
 
 #: Seconds for which the thread stays when there is nothing to watch any more.
 LINGER = 5.0
-#: While a thread waits for the GIL, it wakes up about this often to ask for it (`sys.getswitchinterval`), in seconds.
-_GIL_REQUEST = 0.005
 #: When a watcher is due that wants no look before somebody calls.
 RESTING = float("inf")
 
 THREAD_NAME = "bridge-watchdog"
 
 logger: logging.Logger = logging.getLogger("bridge")
-
-
-class Tick(NamedTuple):
-    """One look. `now` as `time.monotonic`; `late` is how many seconds later than intended the watchdog came to it,
-    `kept_out` how many of these it has spent waiting for the GIL, as far as the system tells (None: it does not). If it
-    was `called` it is not known since when it could have come, and these are no more than upper limits."""
-
-    now: float
-    late: float = 0.0
-    kept_out: float | None = None
-    called: bool = False
 
 
 class Watcher(Protocol):
@@ -88,6 +75,7 @@ class Watchdog:
         self._watchers: dict[Watcher, _Due] = {}
         self._thread: threading.Thread | None = None
         self._started_at = 0.0
+        self._called_at: float | None = None
         self._stopping = False
         self.generation += 1
 
@@ -122,6 +110,8 @@ class Watchdog:
 
     def wake(self) -> None:
         """Something has changed while the watchdog was parked."""
+        if self._called_at is None:
+            self._called_at = self._clock()
         try:
             self._gate.release()
         except RuntimeError:  # open already
@@ -138,25 +128,20 @@ class Watchdog:
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        tick = self._first_tick()
+        punctuality = Punctuality(self._started_at, self._clock)
+        tick = punctuality.tick(self._started_at, sleeps=0)
         while not self._stopping:
-            wait = self.look(tick)
+            due = self.look(tick)
             if self._anybody_rests():
                 self.parked = True
-                wait = self.look(Tick(self._clock()), resting=True)
+                due = self.look(punctuality.between(tick.now), resting=True)
             if not self._watchers:
-                wait = LINGER
-            tick, called = self._sleep(wait)
+                due = self._clock() + LINGER
+            called_at = self._sleep(due)
             self.parked = False
-            if not self._watchers and not called and self._leave():
+            tick = punctuality.tick(due if called_at is None else called_at, called=called_at is not None)
+            if not self._watchers and called_at is None and self._leave():
                 return
-
-    def _first_tick(self) -> Tick:
-        """A thread that has just begun has slept for nothing but the GIL."""
-        now = self._clock()
-        late = max(0.0, now - self._started_at)
-        slept = times_slept()
-        return Tick(now, late, None if slept is None else min(late, slept * _GIL_REQUEST))
 
     def _leave(self) -> bool:
         with self._lock:
@@ -165,29 +150,19 @@ class Watchdog:
             self._thread = None
             return True
 
-    def _sleep(self, seconds: float | None) -> tuple[Tick, bool]:
-        """Wait; tell how late it became and why, and whether somebody called meanwhile.
+    def _sleep(self, due: float) -> float | None:
+        """Wait until then, or until somebody calls; when that was, as far as it is known, else now."""
+        if not self._gate.acquire(timeout=-1 if due == RESTING else max(0.0, due - self._clock())):
+            return None
+        called_at, self._called_at = self._called_at, None
+        return self._clock() if called_at is None else called_at
 
-        A thread that waits for the GIL wakes up every few milliseconds to ask for it, of its own accord; one that is
-        stopped, or that does not get a core, does not.
-        """
-        slept = times_slept()
-        due = self._clock() + (seconds or 0.0)
-        called = self._gate.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
-        now = self._clock()
-        woken = times_slept()
-        asking = None if slept is None or woken is None else max(0, woken - slept - 1) * _GIL_REQUEST
-        if called:  # when that was is not known
-            return Tick(now, asking or 0.0, asking, called=True), True
-        late = max(0.0, now - due)
-        return Tick(now, late, None if asking is None else min(late, asking)), False
-
-    def look(self, tick: Tick, *, resting: bool = False) -> float | None:
-        """Look at each watcher that is due or rests, or only at the `resting` ones; the seconds until the next is due."""
+    def look(self, tick: Tick, *, resting: bool = False) -> float:
+        """Look at each watcher that is due or rests, or only at the `resting` ones; when the next is due."""
         for watcher, due in self._watchers.copy().items():
             if due.at == RESTING or (due.at <= tick.now and not resting):
                 due.at = self._look_at(watcher, tick)
-        return self._until_next()
+        return min((due.at for due in self._watchers.copy().values()), default=RESTING)
 
     def _look_at(self, watcher: Watcher, tick: Tick) -> float:
         try:
@@ -200,11 +175,6 @@ class Watchdog:
 
     def _anybody_rests(self) -> bool:
         return any(due.at == RESTING for due in self._watchers.copy().values())
-
-    def _until_next(self) -> float | None:
-        """Seconds until somebody is due; None if nobody is, before a call."""
-        soonest = min((due.at for due in self._watchers.copy().values()), default=RESTING)
-        return None if soonest == RESTING else max(0.0, soonest - self._clock())
 
     def after_fork_in_child(self) -> None:
         self._start_afresh()

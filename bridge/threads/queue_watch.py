@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.diagnostics.events import Event, emit
 from bridge.diagnostics.places import Place
-from bridge.diagnostics.watchdog import Tick, watchdog
+from bridge.diagnostics.punctuality import Tick
+from bridge.diagnostics.watchdog import watchdog
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.lost import is_told
 from bridge.threads.site import place_of_job

@@ -12,7 +12,8 @@ import sys
 import unittest
 from types import ModuleType
 
-from bridge.diagnostics.watchdog import Tick, watchdog
+from bridge.diagnostics.punctuality import Tick
+from bridge.diagnostics.watchdog import watchdog
 
 SUITES = ("event_loop", "executor", "process_pool")
 

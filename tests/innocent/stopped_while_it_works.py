@@ -1,6 +1,6 @@
 # needs: linux
 # prints: 100 rounds
-"""The process is stopped at any time while the loop runs short callbacks, three times."""
+"""The process is stopped at any time while the loop runs short callbacks, eight times."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ import time
 
 import bridge
 
-STOP = "for time in 1 2 3; do sleep 0.2; kill -STOP $0; sleep 0.4; kill -CONT $0; done"
+STOP = "for time in 1 2 3 4 5 6 7 8; do sleep 0.1; kill -STOP $0; sleep 0.2; kill -CONT $0; done"
 
 
 async def main():

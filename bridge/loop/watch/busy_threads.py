@@ -16,8 +16,8 @@ from typing import NamedTuple
 from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Scheduler
 from bridge.diagnostics.events import Event, emit
+from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import Stack, capture, current_frames
-from bridge.diagnostics.watchdog import Tick
 from bridge.loop.watch.readings import Reading, between
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.pool import pools

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 
 from bridge.diagnostics.clocks import Scheduler, clock_of, cpu_seconds
-from bridge.diagnostics.watchdog import Tick
+from bridge.diagnostics.punctuality import Tick
 from bridge.loop.watch.readings import LoopClocks, Window
 
 #: Threads that are looked at.

@@ -18,8 +18,9 @@ from types import FrameType
 
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place
+from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import capture, current_frames
-from bridge.diagnostics.watchdog import Tick, watchdog
+from bridge.diagnostics.watchdog import watchdog
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, ran_for, to_blame
@@ -272,7 +273,8 @@ class LoopWatcher:
         if seen is None or not samples:
             return
         turn.samples = []
-        elapsed, window = tick.now - turn.since, between(turn.before, self._reading)
+        # Until the last look: of what was afterwards it is not known whether it was the loop's doing.
+        elapsed, window = self._reading.at - turn.since, between(turn.before, self._reading)
         if to_blame(elapsed, window, turn.lost + window.starved) < self._threshold():
             return
         counts: dict[tuple[str, Place | None], int] = {}
