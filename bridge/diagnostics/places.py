@@ -44,6 +44,16 @@ class Place(NamedTuple):
         """The text of the line, stripped; empty if it cannot be found."""
         return linecache.getline(self.file, self.line).strip()
 
+    @property
+    def with_source(self) -> str:
+        """`file:line in function: source`, as far as that can be found."""
+        return f"{self}: {self.source}" if self.source else str(self)
+
+
+def where(place: Place | None, preposition: str) -> str:
+    """What a headline ends with: `, <preposition> file:line in function: source`; nothing if that is not known."""
+    return "" if place is None else f", {preposition} {place.with_source}"
+
 
 def is_bridges(filename: str) -> bool:
     """Is this a file of bridge itself?"""

@@ -77,12 +77,16 @@ class Stack(NamedTuple):
             lines += _fold(folded)
             folded = []
             place = place_of(site)
-            lines.append(f"{place}: {place.source}" if place.source else str(place))
+            lines.append(place.with_source)
         lines += _fold(folded)
         if len(lines) > _MOST_LINES:
             half = _MOST_LINES // 2
             lines[half:-half] = [f"... {len(lines) - 2 * half} lines more ..."]
         return tuple(lines)
+
+    def indented(self) -> tuple[str, ...]:
+        """The lines as they stand below the one that says whose stack it is."""
+        return tuple(f"  {line}" for line in self.lines())
 
 
 def _fold(packages: list[str]) -> list[str]:

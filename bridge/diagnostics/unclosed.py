@@ -15,7 +15,7 @@ import warnings
 
 from bridge.diagnostics.advice import called_at
 from bridge.diagnostics.events import AttributeValue, Event, emit
-from bridge.diagnostics.places import Site, place_of
+from bridge.diagnostics.places import Site, place_of, where
 from bridge.diagnostics.switch import wanted
 
 #: Longer lines are not shown as what to write.
@@ -32,20 +32,19 @@ def tell_not_closed(kind: str, name: str | None, site: Site, advice: str, *, mad
         attributes: dict[str, AttributeValue] = {"bridge.resource": kind}
         if name is not None:
             attributes["bridge.resource.name"] = name
-        text = f": {place.source}" if place.source else ""
-        headline = f"a {called} was not closed, {made} at {place}{text}"
+        headline = f"a {called} was not closed{where(place, f'{made} at')}"
         emit(Event(code="BRG501", headline=headline, advice=advice, place=place, attributes=attributes))
     warnings.warn_explicit(f"unclosed {called}: write {advice}", ResourceWarning, place.file, place.line)
 
 
-def with_block(kind: str, site: Site, variable: str) -> str:
-    """The line that makes it, at `site`, as one that closes it, too."""
-    call = called_at(site)
-    if call is not None and ast.unparse(call.func).rpartition(".")[2] == kind:
+def with_block(kind: str, site: Site | None, variable: str) -> str:
+    """The line that makes it, at `site`, as one that closes it, too; `kind` as the program would write it."""
+    call = None if site is None else called_at(site)
+    if call is not None and ast.unparse(call.func).rpartition(".")[2] == kind.rpartition(".")[2]:
         line = f"with {ast.unparse(call)} as {variable}:"
         if len(line) <= _LONGEST:
             return line
-    return f"with bridge.{kind}(...) as {variable}:"
+    return f"with {kind}(...) as {variable}:"
 
 
 class Unleft:

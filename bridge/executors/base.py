@@ -203,7 +203,7 @@ def tell_forgotten(executor: Executor, kind: type[Executor]) -> None:
     """In a finalizer, when all has been released: an executor was used and never closed (BRG501)."""
     site, name = executor.made_at, kind.__name__
     if site is not None:
-        tell_not_closed(name, executor.name, site, with_block(name, site, "executor"))
+        tell_not_closed(name, executor.name, site, with_block(f"bridge.{name}", site, "executor"))
 
 
 def origin_here() -> Host | None:

@@ -107,7 +107,8 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
         loop.told = True
         site = self._made_at
         if site is not None:
-            tell_not_closed("background_loop", self._name, site, with_block("background_loop", site, "portal"))
+            advice = with_block("bridge.background_loop", site, "portal")
+            tell_not_closed("background_loop", self._name, site, advice)
 
     def _wait_for_answers(self, thread: threading.Thread, host: Host) -> None:
         """Return when every call is answered, or when the loop has given no sign of life for `shutdown_timeout`."""

@@ -135,7 +135,7 @@ def _tell(coro: CoroutineType[Any, Any, Any], origin: tuple[Origin, ...], frame:
     if place is not None and place.source:
         how += f": {place.source}"
     if len(origin) > 1:
-        lines = [_line(Place(*each)) for each in _completed(origin, frame) if not is_installed(each[0])]
+        lines = [Place(*each).with_source for each in _completed(origin, frame) if not is_installed(each[0])]
         details += ["made at, innermost first:", *(f"  {line}" for line in lines)]
     if place is None:
         code = coro.cr_code
@@ -175,10 +175,6 @@ def _completed(origin: tuple[Origin, ...], frame: FrameType | None) -> tuple[Ori
         outer.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
         frame = frame.f_back
     return origin + tuple(outer[outer.index(origin[-1]) + 1 :] if origin[-1] in outer else ())
-
-
-def _line(place: Place) -> str:
-    return f"{place}: {place.source}" if place.source else str(place)
 
 
 def _handle_that_called(coro: CoroutineType[Any, Any, Any], frame: FrameType | None) -> Any:

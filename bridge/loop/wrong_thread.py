@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from bridge.diagnostics.advice import called_at, threadsafe
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import PACKAGE, PLUMBING, Site, place_of, submit_site
+from bridge.diagnostics.places import PACKAGE, PLUMBING, Site, place_of, submit_site, where
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.errors import WrongThread
 
@@ -102,10 +102,7 @@ def _name_in_source(site: Site) -> str:
 
 @lru_cache(maxsize=256)
 def _where(site: Site | None) -> str:
-    if site is None:
-        return ""
-    place = place_of(site)
-    return f", at {place}: {place.source}" if place.source else f", at {place}"
+    return "" if site is None else where(place_of(site), "at")
 
 
 @lru_cache(maxsize=256)
@@ -115,7 +112,7 @@ def _advice(site: Site | None) -> str:
 
 @lru_cache(maxsize=256)
 def _lines(stack: Stack) -> tuple[str, ...]:
-    return tuple(f"  {line}" for line in stack.lines())
+    return stack.indented()
 
 
 def _name_of(ident: int | None) -> str:

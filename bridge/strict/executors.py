@@ -8,7 +8,6 @@ Those that a loop makes for itself are the loop's. What is noted holds no execut
 
 from __future__ import annotations
 
-import ast
 import sys
 from asyncio import base_events
 from collections.abc import Callable
@@ -17,10 +16,10 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from bridge.diagnostics.advice import called_at
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.places import Place, Site, place_of
+from bridge.diagnostics.places import Place, Site, place_of, where
 from bridge.diagnostics.stacks import capture
+from bridge.diagnostics.unclosed import with_block
 from bridge.executors import lanes
 from bridge.executors.foreign import ForeignExecutor
 from bridge.executors.process.executor import ProcessExecutor
@@ -32,7 +31,6 @@ _KINDS: tuple[Any, ...] = (ThreadPoolExecutor, ProcessPoolExecutor, ThreadExecut
 _ENDS = ("shutdown", "aclose", "close_within")
 #: Files that make them for a loop, which shuts them down.
 _LOOPS_OWN = (base_events.__file__, lanes.__file__)
-_LONGEST = 100
 
 
 class Made:
@@ -109,22 +107,11 @@ class Executors:
 
 def _event_of(made: Made) -> Event:
     place = made.place
-    source = f": {place.source}" if place is not None and place.source else ""
     called = f"{made.kind} {made.name!r}" if made.name else made.kind
     return Event(
         code="BRG502",
-        headline=f"the test left an executor open: {called}, made at {place}{source}",
-        advice=_with_block(made),
+        headline=f"the test left an executor open: {called}{where(place, 'made at')}",
+        advice=with_block(made.kind, made.site, "executor"),
         place=place,
         attributes={"bridge.resource": "executor", "bridge.resource.name": made.name or made.kind},
     )
-
-
-def _with_block(made: Made) -> str:
-    """The line that has made it, as one that closes it, too."""
-    call = None if made.site is None else called_at(made.site)
-    if call is not None and ast.unparse(call.func).rpartition(".")[2] == made.kind:
-        line = f"with {ast.unparse(call)} as executor:"
-        if len(line) <= _LONGEST:
-            return line
-    return f"with {made.kind}(...) as executor:"

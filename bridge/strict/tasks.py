@@ -24,7 +24,7 @@ import anyio
 import bridge
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.places import is_installed, place_of
+from bridge.diagnostics.places import is_installed, place_of, where
 from bridge.loop.lost import place_of_task
 from bridge.strict.loops import Loops
 from bridge.strict.patches import Patches
@@ -125,16 +125,14 @@ def _event_of(task: Any, what: str) -> Event:
     qualified = getattr(coro, "__qualname__", None) or repr(coro)
     short = getattr(coro, "__name__", "work")
     place = place_of_task(task, coro, getattr(task, "_source_traceback", None))
-    created = "" if place is None else f", created at {place}"
-    source = f": {place.source}" if place is not None and place.source else ""
     call = ((awaited(place, short) if place is not None else None) or f"{short}(...)").removeprefix("await ")
     frame = getattr(coro, "cr_frame", None)
     stands = [] if frame is None else [place_of((frame.f_code, frame.f_lasti))]
     return Event(
         code="BRG502",
         headline=f"the test left a task: {task.get_name()!r} running {qualified.rpartition('<locals>.')[2]}() {what}"
-        f"{created}{source}",
-        details=tuple(f"it stands at {each}: {each.source}" for each in stands if not is_installed(each.file)),
+        f"{where(place, 'created at')}",
+        details=tuple(f"it stands at {each.with_source}" for each in stands if not is_installed(each.file)),
         advice=f"task = asyncio.create_task({call}); ...; task.cancel()  # or: await task",
         place=place,
         attributes={"bridge.resource": "task", "bridge.resource.name": task.get_name()},

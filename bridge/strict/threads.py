@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 from bridge.diagnostics.advice import called_at
 from bridge.diagnostics.events import Event
-from bridge.diagnostics.places import PACKAGE, Site, place_of
+from bridge.diagnostics.places import PACKAGE, Site, place_of, where
 from bridge.diagnostics.stacks import capture, stack_of_thread
 from bridge.diagnostics.watchdog import THREAD_NAME
 from bridge.executors.process.crew import Crew
@@ -124,13 +124,11 @@ def _executor_behind(frame: FrameType | None) -> Any:
 
 def _event_of(thread: threading.Thread, how: _Started) -> Event:
     place = None if how.site is None else place_of(how.site)
-    where = "" if place is None else f", started at {place}"
-    source = f": {place.source}" if place is not None and place.source else ""
     stack = stack_of_thread(thread.ident)
     return Event(
         code="BRG502",
-        headline=f"the test left a thread running: {thread.name!r}{where}{source}",
-        details=() if stack is None else ("stack, innermost first:", *(f"  {line}" for line in stack.lines())),
+        headline=f"the test left a thread running: {thread.name!r}{where(place, 'started at')}",
+        details=() if stack is None else ("stack, innermost first:", *stack.indented()),
         advice=_advice(how),
         place=place,
         attributes={"bridge.resource": "thread", "bridge.resource.name": thread.name},

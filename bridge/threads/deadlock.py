@@ -58,10 +58,10 @@ def tell_refused(
     if not wanted():
         return
     ours = stack_of_thread(waits) or Stack(())
-    details = [f"thread {name_of_thread(waits)!r}, which would wait:", *_indented(ours)]
+    details = [f"thread {name_of_thread(waits)!r}, which would wait:", *ours.indented()]
     if answers is not None and answers != waits:
         theirs = stack_of_thread(answers) or Stack(())
-        details += [f"thread {name_of_thread(answers)!r}, which would have to answer:", *_indented(theirs)]
+        details += [f"thread {name_of_thread(answers)!r}, which would have to answer:", *theirs.indented()]
     elif answers is not None:
         details.append("the very same thread would have to answer")
     event = Event(
@@ -122,7 +122,7 @@ class Deadlock:
             headline = f"thread {name!r} and {others} wait for one another, and none can go on"
         details: list[str] = []
         for each in self.participants:
-            details += [f"thread {name_of_thread(each.ident)!r} waits for {each.what}:", *_indented(each.stack)]
+            details += [f"thread {name_of_thread(each.ident)!r} waits for {each.what}:", *each.stack.indented()]
         return Event(
             code="BRG302",
             headline=headline,
@@ -187,7 +187,3 @@ def _awaited(future: ast.expr) -> str:
 def name_of_thread(ident: int | None) -> str:
     """The name of a thread; "?" if it is none of the threading module's."""
     return next((thread.name for thread in threading.enumerate() if thread.ident == ident), "?")
-
-
-def _indented(stack: Stack) -> list[str]:
-    return [f"  {line}" for line in stack.lines()]

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from bridge.diagnostics.events import AttributeValue, Event, emit
-from bridge.diagnostics.places import Place, Site, place_of
+from bridge.diagnostics.places import Place, Site, place_of, where
 from bridge.diagnostics.stacks import Stack
 from bridge.diagnostics.switch import wanted
 from bridge.errors import ExecutorClosed, LoopClosed
@@ -44,16 +44,14 @@ def lost(
     Where the place is not known, that is where it was raised, if it was.
     """
     raised = _raised_at(error.__traceback__)
-    details = [f"raised at {raised}: {raised.source}"] if raised is not None and place is not None else []
+    details = [f"raised at {raised.with_source}"] if raised is not None and place is not None else []
     if place is None:
         place, made = raised, "raised"
-    where = "" if place is None else f", {made} at {place}"
-    source = f": {place.source}" if place is not None and place.source else ""
     kind = type(error).__qualname__
     text = str(error).partition("\n")[0]
     return Event(
         code="BRG202",
-        headline=f"an exception went unnoticed: {f'{kind}: {text}' if text else kind}, {who}{where}{source}",
+        headline=f"an exception went unnoticed: {f'{kind}: {text}' if text else kind}, {who}{where(place, f'{made} at')}",
         details=(*details, *described(last)),
         advice=advice,
         place=place,

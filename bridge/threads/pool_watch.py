@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from bridge.diagnostics.events import Event
+from bridge.diagnostics.places import where
 from bridge.diagnostics.stacks import capture, frames_of_others
 from bridge.threads.job import Job, name_of
-from bridge.threads.queue_watch import Occupant, QueueWatch, call, saturated, where
+from bridge.threads.queue_watch import Occupant, QueueWatch, saturated
 
 if TYPE_CHECKING:
     from bridge.threads.pool import WorkerPool
@@ -31,12 +32,9 @@ class PoolWatch(QueueWatch):
     def since(self) -> float:
         return 0.0  # a thread is there at once
 
-    def rest(self) -> None:
+    def resting(self) -> list[QueueWatch] | None:
         pool = self._pool()
-        if pool is not None:
-            pool.resting.append(self)
-            if pool.queue:
-                call(pool.resting)
+        return None if pool is None else pool.resting
 
     def report(self, job: Job, seconds: float, queued: int) -> Event:
         pool = self._pool()

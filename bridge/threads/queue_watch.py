@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import Place
+from bridge.diagnostics.places import where
 from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.watchdog import watchdog
 from bridge.threads.job import Job, last_name, name_of
@@ -66,8 +66,8 @@ class QueueWatch(ABC):
         """Since when the workers are all there and all busy (`time.perf_counter`), as far as it matters; 0: long ago."""
 
     @abstractmethod
-    def rest(self) -> None:
-        """Lie down where submitters find it; then look whether anything was queued meanwhile, and if so, `call`."""
+    def resting(self) -> list[QueueWatch] | None:
+        """Where submitters find it while it rests; None if there will be no more."""
 
     @abstractmethod
     def report(self, job: Job, seconds: float, queued: int) -> Event:
@@ -99,6 +99,14 @@ class QueueWatch(ABC):
             self._tell(job, waited, len(queue))
         left: float = self._limit * 2**self._mark - waited
         return max(_SHORTEST, left)
+
+    def rest(self) -> None:
+        """Lie down where submitters find it; then look whether anything was queued meanwhile."""
+        resting = self.resting()
+        if resting is not None:
+            resting.append(self)
+            if self.queue():
+                call(resting)
 
     def _note_stop(self, tick: Tick, now: float) -> None:
         """While the whole process stood still, or got no core, nobody could have done the work."""
@@ -148,10 +156,9 @@ def saturated(
     function = name_of(job.named)
     all_busy = f"the only worker of {name!r} is busy" if workers == 1 else f"all {workers} workers of {name!r} are busy"
     calls = "1 call" if queued == 1 else f"{queued} calls"
-    at = "" if place is None else f", sent at {_with_source(place)}"
     return Event(
         code="BRG401",
-        headline=f"{all_busy}: {function} has waited for {seconds:.1f} s, in a queue of {calls}{at}",
+        headline=f"{all_busy}: {function} has waited for {seconds:.1f} s, in a queue of {calls}{where(place, 'sent at')}",
         details=("what keeps the workers busy:", *_lines(occupants)),
         advice=f"bridge.map({last_name(job.named)}, ..., in_flight={workers}) for fewer calls at a time, "
         f"or bridge.{kind}({2 * workers}) for more workers",
@@ -177,15 +184,6 @@ def _lines(occupants: Iterable[Occupant]) -> list[str]:
         for each in ranked[:_MOST_LINES]
     ]
     return [*lines, f"  and {len(ranked) - _MOST_LINES} other functions"] if len(ranked) > _MOST_LINES else lines
-
-
-def _with_source(place: Place) -> str:
-    return f"{place}: {place.source}" if place.source else str(place)
-
-
-def where(place: Place | None, preposition: str) -> str:
-    """Behind the name of a function: `, at file:line in function: source`."""
-    return "" if place is None else f", {preposition} {_with_source(place)}"
 
 
 def checked_limit(queue_limit: object) -> float:

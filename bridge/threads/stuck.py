@@ -21,7 +21,7 @@ def report_thread(ident: int | None, headline: str, advice: str, attributes: dic
     event = Event(
         code="BRG404",
         headline=headline,
-        details=() if stack is None else ("stack, innermost first:", *(f"  {line}" for line in stack.lines())),
+        details=() if stack is None else ("stack, innermost first:", *stack.indented()),
         advice=advice,
         place=None if stack is None else stack.place,
         attributes=attributes,

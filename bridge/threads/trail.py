@@ -92,7 +92,5 @@ def described(last: Step | None) -> Iterator[str]:
     """A line for each step whose line is known, the last one first."""
     while last is not None:
         if last.site is not None:
-            place = place_of(last.site)
-            source = f": {place.source}" if place.source else ""
-            yield f"on behalf of what was sent to a {last.to} at {place}{source}"
+            yield f"on behalf of what was sent to a {last.to} at {place_of(last.site).with_source}"
         last = last.before

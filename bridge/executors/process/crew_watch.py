@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from bridge.diagnostics.events import Event
+from bridge.diagnostics.places import where
 from bridge.threads.job import Job, name_of
-from bridge.threads.queue_watch import Occupant, QueueWatch, call, saturated, where
+from bridge.threads.queue_watch import Occupant, QueueWatch, saturated
 from bridge.threads.site import place_of_job
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ class CrewWatch(QueueWatch):
             self._since = max((job.started_at for job in jobs if job is not None), default=perf_counter())
         return self._since
 
+    def resting(self) -> list[QueueWatch] | None:
+        crew = self._crew()
+        return None if crew is None else crew.resting
+
     def rest(self) -> None:
         self._since = None
-        crew = self._crew()
-        if crew is not None:
-            crew.resting.append(self)
-            if crew.roster.queue:
-                call(crew.resting)
+        super().rest()
 
     def report(self, job: Job, seconds: float, queued: int) -> Event:
         crew = self._crew()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Scheduler
 from bridge.diagnostics.events import Event, emit
+from bridge.diagnostics.places import where
 from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import Stack, capture, current_frames
 from bridge.loop.watch.readings import Reading, between
@@ -166,15 +167,14 @@ def cpu_bound(culprits: list[Culprit], seconds: float, stack: Stack) -> Event:
     """The event: the first of `culprits` for the place and the advice, the others beside it."""
     name, job, worker, share = culprits[0]
     place = place_of_job(job)
-    sent = "" if place is None else f", sent at {place}{f': {place.source}' if place.source else ''}"
     also = [f"so is {each.name} in thread {each.worker.thread.name!r}, {each.share * 100:.0f} %" for each in culprits[1:]]
-    at = ["stack of the thread, innermost first:", *(f"  {line}" for line in stack.lines())] if stack.sites else []
+    at = ["stack of the thread, innermost first:", *stack.indented()] if stack.sites else []
     function = last_name(job.named)
     advice = None if place is None else in_a_process(place, function)
     return Event(
         code="BRG402",
         headline=f"{name} is on the CPU for {share * 100:.0f} % of its time, in thread {worker.thread.name!r}, "
-        f"and the loop has to wait for the GIL each time it wakes up{sent}",
+        f"and the loop has to wait for the GIL each time it wakes up{where(place, 'sent at')}",
         details=(*also, *at),
         advice=advice or f"await bridge.to_process({function}, ...)",
         place=place or stack.place,

@@ -33,7 +33,7 @@ def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | Non
     return Event(
         code="BRG101",
         headline=f"the loop has been blocked for {milliseconds(elapsed)}{by} at {where}",
-        details=(f"cause: {cause.value}", *_task(glance, stack), "stack, innermost first:", *_indented(stack.lines())),
+        details=(f"cause: {cause.value}", *_task(glance, stack), "stack, innermost first:", *stack.indented()),
         advice=_advice(stack, cause, _library(glance)),
         place=place,
         attributes={"bridge.duration": elapsed, "bridge.cause": cause.name.lower(), **_attributes(glance)},
@@ -53,11 +53,11 @@ def recovered(place: Place | None, elapsed: float, attributes: dict[str, Attribu
 def stalled(glance: Glance, elapsed: float, ranked: list[tuple[str, Place | None, float]]) -> Event:
     """BRG103: many callbacks of one turn take `elapsed` seconds together; `ranked`: what, where, which share of it."""
     many = f"{glance.callbacks} callbacks" if glance.callbacks else "many callbacks"
-    lines = [f"{share:4.0%} {what} at {_at(place)}" for what, place, share in ranked]
+    lines = [f"  {share:4.0%} {what} at {_at(place)}" for what, place, share in ranked]
     return Event(
         code="BRG103",
         headline=f"one turn of the loop has taken {milliseconds(elapsed)}, for {many}; the longest: {_at(ranked[0][1])}",
-        details=("what was seen, and how often:", *_indented(tuple(lines))),
+        details=("what was seen, and how often:", *lines),
         advice="await asyncio.sleep(0) between parts of the work, or do many of them in one bridge.to_thread(...)",
         place=ranked[0][1],
         attributes={"bridge.duration": elapsed, "bridge.callbacks": glance.callbacks},
@@ -70,7 +70,7 @@ def held_up(seconds: float, stack: Stack | None) -> Event:
     return Event(
         code="BRG104",
         headline=f"the loop could not run for {milliseconds(seconds)}: another thread held the GIL, at {_at(place)}",
-        details=() if stack is None else ("stack, innermost first:", *_indented(stack.lines())),
+        details=() if stack is None else ("stack, innermost first:", *stack.indented()),
         advice=_advice(stack, Cause.OTHER_THREAD) if stack is not None else "",
         place=place,
         attributes={"bridge.duration": seconds, "bridge.cause": Cause.OTHER_THREAD.name.lower()},
@@ -88,13 +88,7 @@ def what_runs(glance: Glance, stack: Stack) -> str:
 
 
 def _at(place: Place | None) -> str:
-    if place is None:
-        return "an unknown line"
-    return f"{place}: {place.source}" if place.source else str(place)
-
-
-def _indented(lines: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"  {line}" for line in lines)
+    return "an unknown line" if place is None else place.with_source
 
 
 def _library(glance: Glance) -> str:
