@@ -17,7 +17,9 @@ The first lines of a program are comments, `# key: value`:
     flags     options of the interpreter
     needs     a module that must be importable, or "linux", or "3.12"
 
-Any other code at level INFO or above, and any complaint of bridge's own, is a problem.
+Any other code at level INFO or above, and any complaint of bridge's own, is a problem. What has been reported where it
+should be may be reported again, after more time, where the program stands by then: a callback that goes on has perhaps
+come to its next line.
 """
 
 from __future__ import annotations
@@ -93,6 +95,11 @@ class Report:
     @property
     def place(self) -> tuple[str | None, int | None]:
         return self.attributes.get("code.file.path"), self.attributes.get("code.line.number")
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes already; NaN if it does not say so."""
+        return float(self.attributes.get("bridge.duration", "nan"))
 
     @property
     def text(self) -> str:
@@ -252,7 +259,9 @@ def _parse(stream: bytes) -> tuple[list[Report], str]:
 def problems(program: Program, seen: Observation) -> list[str]:
     """What is not as the program says; empty if all is well."""
     found = [problem for expected in program.expected for problem in _problems_of(program, expected, seen)]
-    found += [f"not expected: {report}" for report in seen.reports if not _is_allowed(program, report)]
+    for number, report in enumerate(seen.reports):
+        if not _is_allowed(program, report, seen.reports[:number]):
+            found.append(f"not expected: {report}")
     lines = seen.output.splitlines()
     found += [f"not printed: {line!r}" for line in program.often["prints"] if line not in lines]
     found += [f"not on standard error: {text!r}" for text in program.often["stderr"] if text not in seen.stderr]
@@ -282,8 +291,12 @@ def _shortcomings(program: Program, expected: Expected, report: Report, seen: Ob
     return [f"{problem}: {report}" for problem in found]
 
 
-def _is_allowed(program: Program, report: Report) -> bool:
+def _is_allowed(program: Program, report: Report, before: list[Report]) -> bool:
     if report.code in program.also:
         return True
-    lines = [expected.line for expected in program.expected if expected.code == report.code]
-    return any(report.place == (str(program.path), line) for line in lines)
+    path = str(program.path)
+    places = {(path, expected.line) for expected in program.expected if expected.code == report.code}
+    if report.place in places:
+        return True
+    told = [each.seconds for each in before if each.code == report.code and each.place in places]
+    return report.place[0] == path and any(seconds < report.seconds for seconds in told)

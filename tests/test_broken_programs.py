@@ -117,6 +117,16 @@ def test_more_of_the_same_and_what_may_come_besides_is_no_problem(program: Progr
     assert problems(program, Observation(reports, "done\n", "", 0)) == []
 
 
+@pytest.mark.parametrize(("line", "seconds", "allowed"), [(8, 0.21, True), (8, 0.11, False), (8, "nan", False)])
+def test_what_goes_on_may_have_come_to_another_line(program: Program, line: int, seconds: float, allowed: bool) -> None:
+    reports = [
+        report(program, **{"bridge.duration": 0.11}),
+        report(program, **{"bridge.duration": seconds, "code.line.number": line}),
+    ]
+    assert (problems(program, Observation(reports, "done\n", "", 0)) == []) is allowed
+    assert problems(program, Observation(reports[::-1], "done\n", "", 0)) != []
+
+
 def test_a_comment_that_means_nothing_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text("# exspects: BRG101\n")
