@@ -6,6 +6,7 @@ a test which would hang fails instead, with the line that hung.
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,9 @@ except ImportError:  # Windows
     pass
 else:
     LOOPS["uvloop"] = ("asyncio", {"loop_factory": uvloop.new_event_loop})
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the programs that tests start would ignore it as well
 
 #: Seconds after which a wait in a test has failed. Never how long anything takes.
 PATIENCE = 10.0

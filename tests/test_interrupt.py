@@ -24,8 +24,6 @@ PRELUDE = """
 import asyncio, signal, sys, threading, time
 import bridge
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
-
 def say(*words):
     print(*words, flush=True)
 

@@ -25,8 +25,8 @@ async def main():
     reading = asyncio.create_task(bridge.to_thread(read, loop, arrived))
     async with asyncio.timeout(5):
         await arrived.wait()
-    print("arrived")
     await reading
+    print("arrived")
 
 
 bridge.run(main, debug=True)

@@ -22,7 +22,6 @@ async def main():
 
 
 woken = threading.Event()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent ignores
 try:
     bridge.run(main)
 except KeyboardInterrupt:
