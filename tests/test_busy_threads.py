@@ -40,6 +40,12 @@ def count() -> None:
     """What computes."""
 
 
+class Internal(Job):
+    """What bridge does on its own account."""
+
+    internal = True
+
+
 class PlayedWorker:
     """A worker's thread; `runs` and `waits` are its shares of a core, and of the time it gets none."""
 
@@ -141,6 +147,18 @@ def test_told_once_for_each_call_after_half_a_second(scene: Scene, events: list[
     assert len(events) == 2
 
 
+def test_a_generator_of_which_no_line_is_known_is_to_be_streamed_from_a_process(
+    scene: Scene, events: list[Event]
+) -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    worker = scene.worker(runs=0.97)
+    worker.job.fn = numbers  # type: ignore[union-attr]
+    scene.looks(0.6)
+    assert [event.advice for event in events] == ['bridge.stream(numbers, ..., to="process")']
+
+
 def test_several_that_share_the_gil_are_told_together(scene: Scene, events: list[Event]) -> None:
     scene.worker(1, runs=0.4)
     scene.worker(2, runs=0.55)
@@ -187,6 +205,15 @@ def test_innocent(scene: Scene, events: list[Event], worker: dict[str, float], a
     scene.worker(**worker)
     for name, value in around.items():
         setattr(scene, name, value)
+    scene.looks(3.0)
+    assert events == []
+
+
+def test_what_bridge_does_on_its_own_account_is_nothing_the_program_could_send_elsewhere(
+    scene: Scene, events: list[Event]
+) -> None:
+    worker = scene.worker(runs=0.97)
+    worker.job = Internal(count, (), {}, None)
     scene.looks(3.0)
     assert events == []
 
@@ -308,6 +335,11 @@ def test_the_schedule_of_any_thread_can_be_read(new_gate: Any) -> None:
         ("await loop.run_in_executor(None, count, 3)", "await bridge.to_process(count, 3)"),
         ("future = executor.submit(self.model.count, 3)", "await bridge.to_process(self.model.count, 3)"),
         ("if await executor.run(count):", "await bridge.to_process(count)"),
+        ("async for each in bridge.stream(count, 3, in_flight=4):", 'bridge.stream(count, 3, in_flight=4, to="process")'),
+        ("async for each in bridge.stream(count, 3, to='db'):", 'bridge.stream(count, 3, to="process")'),
+        ("async for each in executor.stream(count, 3):", 'bridge.stream(count, 3, to="process")'),
+        ("async for each in bridge.map(count, [3]):", 'bridge.map(count, [3], to="process")'),
+        ("x = list(map(count, [3]))", None),
         ("await bridge.to_thread(lambda: count(3))", None),
         ("await bridge.to_thread(count, lambda: 3)", None),
         ("await counted(3)", None),
@@ -325,6 +357,9 @@ def test_a_long_call_is_shortened(tmp_path: Any) -> None:
     program = tmp_path / "program.py"
     program.write_text(f"to_thread(\n    count,\n    {'x' * 100},\n)\n")
     assert in_a_process(Place(str(program), 1, "f"), "count") == "await bridge.to_process(count, ...)"
+    other = tmp_path / "other.py"
+    other.write_text(f"bridge.stream(\n    count,\n    {'x' * 100},\n)\n")
+    assert in_a_process(Place(str(other), 1, "f"), "count") == 'bridge.stream(count, ..., to="process")'
 
 
 # -- on a loop ---------------------------------------------------------------------------------------------------------

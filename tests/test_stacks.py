@@ -346,6 +346,35 @@ def test_what_cannot_be_pickled_is_not_sent_to_a_process(line: str, module) -> N
     assert offloaded(site, "process") is None
 
 
+class Slow:
+    """Takes hold of where it is left, or asked for its next item."""
+
+    def __init__(self) -> None:
+        self.sites: list[Site] = []
+
+    def __enter__(self) -> None:
+        self.sites.append(submit_site_of_caller(2))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.sites.append(submit_site_of_caller(2))
+
+    def __iter__(self) -> Slow:
+        return self
+
+    def __next__(self) -> None:
+        self.sites.append(submit_site_of_caller(2))
+        raise StopIteration
+
+
+@pytest.mark.parametrize("line", ["with make(1): pass", "for each in make(1): pass"])
+def test_what_is_done_with_the_value_of_a_call_is_not_the_call(line: str, module) -> None:
+    slow = Slow()
+    module(APP, f"def function():\n    {line}\n", make=lambda number: slow)["function"]()
+    assert slow.sites
+    for site in slow.sites:
+        assert offloaded(site, "thread") is None
+
+
 def test_a_method_becomes_one_that_is_awaited(module) -> None:
     namespace = module(APP, "def function(db):\n    return db.execute('x').all()\n")
 

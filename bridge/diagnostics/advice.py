@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from dis import opname
 from functools import lru_cache
 from itertools import islice
 from textwrap import dedent
@@ -18,6 +19,8 @@ from bridge.diagnostics.places import Place, Site
 _LONGEST = 100
 #: What sends a function to a thread, with its arguments behind it.
 _SENDERS = ("to_thread", "run", "submit", "run_in_executor")
+#: Instructions that call something.
+_CALLS = ("PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX")
 #: Lines that are read for the end of one statement.
 _MOST_LINES = 10
 
@@ -38,7 +41,7 @@ def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyn
     `library` is the one whose `sleep` is meant.
     """
     call = called_at(site)
-    if call is None or (to == "process" and not _could_be_pickled(call)):
+    if call is None or not _calls(site) or (to == "process" and not _could_be_pickled(call)):
         return None
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
@@ -77,14 +80,28 @@ def in_a_process(place: Place, function: str) -> str | None:
         if tree is None:
             continue
         for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and _last_name(call.func) in _SENDERS:
-                sent = [number for number, each in enumerate(call.args) if _last_name(each) == function]
-                if sent and _could_be_pickled(call):
-                    arguments = [ast.unparse(each) for each in (*call.args[sent[0] :], *call.keywords)]
-                    line = f"await bridge.to_process({', '.join(arguments)})"
-                    return line if len(line) <= _LONGEST else f"await bridge.to_process({arguments[0]}, ...)"
+            if isinstance(call, ast.Call) and _could_be_pickled(call):
+                line = _in_a_process(call, function)
+                if line is not None:
+                    return line
         return None
     return None
+
+
+def _in_a_process(call: ast.Call, function: str) -> str | None:
+    sent = next((number for number, each in enumerate(call.args) if _last_name(each) == function), None)
+    if sent is None:
+        return None
+    arguments = [ast.unparse(each) for each in (*call.args[sent:], *call.keywords) if getattr(each, "arg", "") != "to"]
+    sender = _last_name(call.func)
+    if sender in _SENDERS:
+        function, where = "await bridge.to_process", []
+    elif sender == "stream" or ast.unparse(call.func) == "bridge.map":
+        function, where = f"bridge.{sender}", ['to="process"']
+    else:
+        return None
+    line = f"{function}({', '.join([*arguments, *where])})"
+    return line if len(line) <= _LONGEST else f"{function}({', '.join([arguments[0], '...', *where])})"
 
 
 def _parsed(text: str) -> ast.AST | None:
@@ -118,6 +135,20 @@ def threadsafe(site: Site) -> str:
     if method != "call_soon":
         arguments = [function, *arguments]
     return f"{loop}.call_soon_threadsafe({', '.join(arguments)})"
+
+
+def _calls(site: Site) -> bool:
+    """Is what executes at a site the call in its source, and not what `with` or `for` do with what that has returned?
+
+    Those, too, count as the source text of the call, but they come after it.
+    """
+    code, instruction = site
+    operations, positions = code.co_code[::2], list(code.co_positions())
+    at = instruction // 2
+    while at and opname[operations[at]] == "CACHE":  # in which a call of a Python function leaves its caller
+        at -= 1
+    same = (number for number in range(at) if operations[number] == operations[at])
+    return opname[operations[at]] in _CALLS and not any(positions[number] == positions[at] for number in same)
 
 
 def _could_be_pickled(call: ast.Call) -> bool:

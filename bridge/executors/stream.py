@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import CancelledError as ThreadCancelled
 from typing import Any, Protocol
 
+from bridge.diagnostics.places import Site, submit_site
 from bridge.errors import BridgeError, LoopClosed
 from bridge.executors.amap import check_in_flight
 from bridge.executors.mailbox import Mailbox
@@ -38,9 +39,15 @@ class EndingJob(Protocol):
 
 
 class _StreamJob(Job):
-    __slots__ = ("ended", "mailbox")
+    __slots__ = ("ended", "gen_fn", "mailbox", "site")
     ended: bool
+    gen_fn: Callable[..., Any]
     mailbox: Mailbox
+    site: Site | None
+
+    @property
+    def named(self) -> Any:
+        return self.gen_fn
 
     def deliver(self) -> None:
         self.ended = True
@@ -141,6 +148,8 @@ async def stream(
     channel = _Channel(host, in_flight)
     mailbox = channel.mailbox
     job = _StreamJob(channel.produce, (gen_fn, args, kwargs), {}, host)
+    job.gen_fn = gen_fn
+    job.site = submit_site()
     job.mailbox = mailbox
     job.ended = False
     carrier.submit_job(job)

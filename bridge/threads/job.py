@@ -70,6 +70,8 @@ class Job:
     awaited: bool = True
     #: Is it one of many that were submitted at once, so that nobody minds if it waits for long?
     patient: bool = False
+    #: Is it work of bridge's own, which the program has not sent?
+    internal: bool = False
     #: What is special about it between processes.
     on_the_wire: int = 0
     #: What has to be told if a job that was given away is cancelled; None for threads, which look at `cancelling`.

@@ -71,6 +71,7 @@ class _Aside(Job):
     """Something that would block the home for too long, on its way to a helper thread and back."""
 
     __slots__ = ("crew", "then")
+    internal = True
     crew: Crew
     then: Callable[[Any, BaseException | None], object]
 

@@ -10,6 +10,7 @@ loop that only sleeps suffers nothing, and is left to sleep. It takes clocks of 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -154,7 +155,7 @@ def _suspects(idents: Iterable[int], reading: Reading) -> list[Suspect]:
     for ident in idents:
         worker = workers.get(ident)
         job = None if worker is None else worker.job
-        if worker is None or job is None:
+        if worker is None or job is None or job.internal:
             continue
         scheduler = Scheduler(worker.thread.native_id)
         schedule = scheduler.schedule()
@@ -171,12 +172,14 @@ def cpu_bound(culprits: list[Culprit], seconds: float, stack: Stack) -> Event:
     at = ["stack of the thread, innermost first:", *stack.indented()] if stack.sites else []
     function = last_name(job.named)
     advice = None if place is None else in_a_process(place, function)
+    streams = inspect.isgeneratorfunction(job.named)
+    in_short = f'bridge.stream({function}, ..., to="process")' if streams else f"await bridge.to_process({function}, ...)"
     return Event(
         code="BRG402",
         headline=f"{name} is on the CPU for {share * 100:.0f} % of its time, in thread {worker.thread.name!r}, "
         f"and the loop has to wait for the GIL each time it wakes up{where(place, 'sent at')}",
         details=(*also, *at),
-        advice=advice or f"await bridge.to_process({function}, ...)",
+        advice=advice or in_short,
         place=place or stack.place,
         attributes={
             "bridge.function": name,
