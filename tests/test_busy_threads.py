@@ -198,7 +198,7 @@ def test_what_was_seen_in_vain_before_does_not_matter(scene: Scene, events: list
         pytest.param({"runs": 0.1}, {}, id="waits-nearly-always"),
         pytest.param({"runs": 1.0}, {"loop": 0.4}, id="the-loop-itself-has-the-gil"),
         pytest.param({"runs": 1.0}, {"plain": 1.0}, id="another-thread-may-have-it"),
-        pytest.param({"runs": 0.97}, {"called": True}, id="not-known-since-when-the-watchdog-waits"),
+        pytest.param({"runs": 0.97}, {"called": True}, id="called-by-who-has-the-gil"),
     ],
 )
 def test_innocent(scene: Scene, events: list[Event], worker: dict[str, float], around: dict[str, Any]) -> None:
@@ -339,6 +339,7 @@ def test_the_schedule_of_any_thread_can_be_read(new_gate: Any) -> None:
         ("async for each in bridge.stream(count, 3, to='db'):", 'bridge.stream(count, 3, to="process")'),
         ("async for each in executor.stream(count, 3):", 'bridge.stream(count, 3, to="process")'),
         ("async for each in bridge.map(count, [3]):", 'bridge.map(count, [3], to="process")'),
+        ("await bridge.to_thread(count, 3, to=4)", "await bridge.to_process(count, 3, to=4)"),
         ("x = list(map(count, [3]))", None),
         ("await bridge.to_thread(lambda: count(3))", None),
         ("await bridge.to_thread(count, lambda: 3)", None),

@@ -183,11 +183,10 @@ class System:
         self.punctuality = Punctuality(self.clock.now, self.clock)
         self.punctuality.tick(self.clock.now, sleeps=0)
 
-    def passes(self, seconds: float, *, worked: float = 0.0, slept: int = 1) -> None:
+    def passes(self, seconds: float, *, worked: float = 0.0, slept: int | None = 1) -> None:
         self.clock.now += seconds
         self.worked += worked
-        if self.slept is not None:
-            self.slept += slept
+        self.slept = None if slept is None or self.slept is None else self.slept + slept
 
     def tick(self, wait: float = 0.05, **more: Any) -> Tick:
         """The next tick, due so many seconds after 100.0."""
@@ -200,40 +199,24 @@ def system(monkeypatch: pytest.MonkeyPatch) -> System:
     return System(monkeypatch)
 
 
-def test_a_punctual_sleep_is_not_late(system: System) -> None:
-    system.passes(0.05)
-    assert system.tick() == Tick(100.05, 0.0, 0.0)
-
-
-def test_a_thread_that_had_to_ask_for_the_gil_was_kept_out_as_long_as_it_asked(system: System) -> None:
-    system.passes(0.35, slept=41)
-    assert system.tick() == Tick(100.35, 0.3, 0.2)
-
-
-def test_it_was_kept_out_no_longer_than_it_was_late(system: System) -> None:
-    system.passes(0.15, slept=41)
-    assert system.tick() == Tick(100.15, 0.1, 0.1)
-
-
-def test_a_process_that_was_stopped_is_late_and_was_kept_out_by_nobody(system: System) -> None:
-    system.passes(30.0)
-    assert system.tick() == Tick(130.0, 29.95, 0.0)
-
-
-def test_a_process_that_was_stopped_during_a_look_is_late_as_well(system: System) -> None:
-    """The look takes 30 s, and is followed by no sleep, since the next one is due."""
-    system.passes(30.0, worked=0.001, slept=0)
-    assert system.tick() == Tick(130.0, 29.95, 0.0)
-
-
-def test_a_look_that_takes_long_makes_nobody_late(system: System) -> None:
-    system.passes(0.25, worked=0.25, slept=0)
-    assert system.tick() == Tick(100.25, 0.0, 0.0)
-
-
-def test_asking_for_the_gil_during_a_look_is_being_kept_out(system: System) -> None:
-    system.passes(0.25, worked=0.05, slept=41)
-    assert system.tick() == Tick(100.25, 0.2, 0.2)
+@pytest.mark.parametrize(
+    ("took", "worked", "slept", "late", "kept_out"),
+    [
+        pytest.param(0.05, 0.0, 1, 0.0, 0.0, id="punctual"),
+        pytest.param(0.35, 0.0, 41, 0.3, 0.2, id="asked-for-the-gil"),
+        pytest.param(0.15, 0.0, 41, 0.1, 0.1, id="kept-out-no-longer-than-late"),
+        pytest.param(30.0, 0.0, 1, 29.95, 0.0, id="stopped-while-it-slept"),
+        pytest.param(30.0, 0.001, 0, 29.95, 0.0, id="stopped-during-a-look"),
+        pytest.param(0.25, 0.25, 0, 0.0, 0.0, id="a-look-took-long"),
+        pytest.param(0.25, 0.05, 41, 0.2, 0.2, id="asked-for-the-gil-during-a-look"),
+        pytest.param(0.35, 0.0, None, 0.3, None, id="the-system-does-not-tell"),
+    ],
+)
+def test_how_late_a_look_is_that_was_due_after_50_ms(
+    system: System, took: float, worked: float, slept: int | None, late: float, kept_out: float | None
+) -> None:
+    system.passes(took, worked=worked, slept=slept)
+    assert system.tick() == Tick(100.0 + took, late, kept_out)
 
 
 def test_each_tick_tells_of_its_own_time(system: System) -> None:
@@ -252,26 +235,20 @@ def test_after_a_look_in_between_the_next_tick_tells_of_all_the_time(system: Sys
     system.passes(30.0, slept=0)
     system.punctuality.between(130.05)
     system.passes(0.05)
-    assert system.tick(30.10).late == 29.95 + 0.05
-
-
-def test_where_the_system_tells_nothing_nothing_is_claimed(system: System) -> None:
-    system.slept = None
-    system.passes(0.35)
-    assert system.tick() == Tick(100.35, 0.3, None)
+    assert system.tick(30.10).late == 30.0
 
 
 def test_a_thread_that_comes_up_late_was_kept_out_as_long_as_it_asked(system: System) -> None:
     system.passes(0.35, worked=0.05, slept=40)
-    first = Punctuality(100.0, system.clock)
-    assert first.tick(100.0, sleeps=0)._replace(kept_out=0.2) == Tick(100.35, pytest.approx(0.3), 0.2)
+    first = Punctuality(100.0, system.clock).tick(100.0, sleeps=0)
+    assert (first.late, first.kept_out) == (pytest.approx(0.3), pytest.approx(0.2))
 
 
 class Gateway:
     """A gate through which the watchdog is called, or not."""
 
-    def __init__(self, dog: Watchdog, clock: FakeClock, took: float, called: bool):
-        self.dog, self.clock, self.took, self.called = dog, clock, took, called
+    def __init__(self, clock: FakeClock, took: float, called: bool):
+        self.clock, self.took, self.called = clock, took, called
         self.timeout: float | None = None
 
     def acquire(self, timeout: float) -> bool:
@@ -284,7 +261,7 @@ class Gateway:
 
 
 def test_a_sleep_lasts_until_somebody_is_due(threadless: Watchdog, clock: FakeClock) -> None:
-    threadless._gate = gate = Gateway(threadless, clock, took=0.05, called=False)  # type: ignore[assignment]
+    threadless._gate = gate = Gateway(clock, took=0.05, called=False)  # type: ignore[assignment]
     assert threadless._sleep(clock.now + 0.05) is None
     assert gate.timeout == pytest.approx(0.05)
     assert threadless._sleep(clock.now - 1) is None
@@ -294,12 +271,32 @@ def test_a_sleep_lasts_until_somebody_is_due(threadless: Watchdog, clock: FakeCl
 
 
 def test_a_call_tells_since_when_the_watchdog_could_have_come(threadless: Watchdog, clock: FakeClock) -> None:
-    threadless._gate = Gateway(threadless, clock, took=0.3, called=True)  # type: ignore[assignment]
+    threadless._gate = Gateway(clock, took=0.3, called=True)  # type: ignore[assignment]
     threadless.wake()
     clock.now += 0.1
     threadless.wake()
     assert threadless._sleep(RESTING) == 100.0, "the first one counts"
     assert threadless._sleep(RESTING) == clock.now, "and for one sleep only"
+
+
+def test_who_was_due_before_a_call_is_late_since_then(threadless: Watchdog, clock: FakeClock) -> None:
+    """After a stop the call of a loop that wakes up may be what ends the sleep, and another one was due meanwhile."""
+    recorder = Recorder(0.05)
+
+    class Stopped(Gateway):
+        def acquire(self, timeout: float) -> bool:
+            if recorder.looks == 2:
+                threadless._stopping = True
+            self.clock.now += self.took
+            threadless.wake()
+            return self.called
+
+    threadless._gate = Stopped(clock, took=30.0, called=True)  # type: ignore[assignment]
+    threadless._started_at = clock.now
+    threadless.watch(recorder)
+    threadless._run()
+    assert recorder.ticks[1].called
+    assert recorder.ticks[1].late == pytest.approx(29.95)
 
 
 # -- its thread --------------------------------------------------------------------------------------------------------

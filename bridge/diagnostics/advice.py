@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+from collections.abc import Sequence
 from dis import opname
 from functools import lru_cache
 from itertools import islice
@@ -46,26 +47,19 @@ def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyn
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
         return f"await {library}.sleep({', '.join(map(ast.unparse, call.args))})"
-    arguments = [ast.unparse(each) for each in (*call.args, *call.keywords)]
-    line = f"await bridge.to_{to}({', '.join([function, *arguments])})"
-    return line if len(line) <= _LONGEST else f"await bridge.to_{to}({function}, ...)"
+    return _written(f"await bridge.to_{to}", [call.func, *call.args, *call.keywords])
 
 
 @lru_cache(maxsize=512)
 def awaited(place: Place, name: str) -> str | None:
     """`await` before the call of the async function `name` that begins at `place`; None if none is found there."""
-    for last in range(place.line, place.line + _MOST_LINES):
-        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
-        tree = _parsed(dedent("".join(lines)).strip())
-        if tree is None:
-            continue
-        calls = (each for each in ast.walk(tree) if isinstance(each, ast.Call))
-        call = next((each for each in calls if _last_name(each.func) == name), None)
-        if call is None:
-            return None
-        line = f"await {ast.unparse(call)}"
-        return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
-    return None
+    tree = _statement_at(place)
+    calls = () if tree is None else (each for each in ast.walk(tree) if isinstance(each, ast.Call))
+    call = next((each for each in calls if _last_name(each.func) == name), None)
+    if call is None:
+        return None
+    line = f"await {ast.unparse(call)}"
+    return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
 
 
 @lru_cache(maxsize=512)
@@ -74,17 +68,12 @@ def in_a_process(place: Place, function: str) -> str | None:
 
     None if no such call is found there, or if it could not be pickled.
     """
-    for last in range(place.line, place.line + _MOST_LINES):
-        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
-        tree = _parsed(dedent("".join(lines)).strip())
-        if tree is None:
-            continue
-        for call in ast.walk(tree):
-            if isinstance(call, ast.Call) and _could_be_pickled(call):
-                line = _in_a_process(call, function)
-                if line is not None:
-                    return line
-        return None
+    tree = _statement_at(place)
+    for call in () if tree is None else ast.walk(tree):
+        if isinstance(call, ast.Call) and _could_be_pickled(call):
+            line = _in_a_process(call, function)
+            if line is not None:
+                return line
     return None
 
 
@@ -92,16 +81,30 @@ def _in_a_process(call: ast.Call, function: str) -> str | None:
     sent = next((number for number, each in enumerate(call.args) if _last_name(each) == function), None)
     if sent is None:
         return None
-    arguments = [ast.unparse(each) for each in (*call.args[sent:], *call.keywords) if getattr(each, "arg", "") != "to"]
     sender = _last_name(call.func)
     if sender in _SENDERS:
-        function, where = "await bridge.to_process", []
-    elif sender == "stream" or ast.unparse(call.func) == "bridge.map":
-        function, where = f"bridge.{sender}", ['to="process"']
-    else:
-        return None
-    line = f"{function}({', '.join([*arguments, *where])})"
-    return line if len(line) <= _LONGEST else f"{function}({', '.join([arguments[0], '...', *where])})"
+        return _written("await bridge.to_process", [*call.args[sent:], *call.keywords])
+    if sender == "stream" or ast.unparse(call.func) == "bridge.map":
+        keywords = [each for each in call.keywords if each.arg != "to"]
+        return _written(f"bridge.{sender}", [*call.args[sent:], *keywords], 'to="process"')
+    return None
+
+
+def _written(function: str, arguments: Sequence[ast.AST], *last: str) -> str:
+    """A call; if it is too long, with the first of its arguments and the `last` ones only."""
+    first, *others = map(ast.unparse, arguments)
+    line = f"{function}({', '.join([first, *others, *last])})"
+    return line if len(line) <= _LONGEST else f"{function}({', '.join([first, '...', *last])})"
+
+
+def _statement_at(place: Place) -> ast.AST | None:
+    """The statement that begins at `place`, or the head of one; None if the source does not tell."""
+    for last in range(place.line, place.line + _MOST_LINES):
+        lines = [linecache.getline(place.file, number) for number in range(place.line, last + 1)]
+        tree = _parsed(dedent("".join(lines)).strip())
+        if tree is not None:
+            return tree
+    return None
 
 
 def _parsed(text: str) -> ast.AST | None:

@@ -10,8 +10,9 @@ maps each to when it is due; watchers are put in and taken out by single operati
 finalizers do so as well; only the thread writes when they are due. `_lock` guards the thread's coming and going.
 `parked` is written by the thread; whoever changes what a resting watcher would see changes it first and reads `parked`
 then, the watchdog sets `parked` first and looks then: one sees the other. The gate is a lock that is shut while nobody
-has called; opening it twice is harmless. If a watcher raises it is logged and dropped: the program goes on without it.
-In a forked child there is no thread and nothing to watch.
+has called; opening it twice is harmless. When that was is noted first by whoever calls, and forgotten by the thread
+when the call has ended its sleep; if one overtakes the other the time is lost, and the call is not. If a watcher raises
+it is logged and dropped: the program goes on without it. In a forked child there is no thread and nothing to watch.
 """
 
 from __future__ import annotations
@@ -139,7 +140,8 @@ class Watchdog:
                 due = self._clock() + LINGER
             called_at = self._sleep(due)
             self.parked = False
-            tick = punctuality.tick(due if called_at is None else called_at, called=called_at is not None)
+            could = due if called_at is None else min(due, called_at)
+            tick = punctuality.tick(could, called=called_at is not None)
             if not self._watchers and called_at is None and self._leave():
                 return
 

@@ -68,7 +68,7 @@ class Span:
         self.kept_out: float = 0.0
 
     def note(self, tick: Tick) -> None:
-        """One look. When somebody has called the watchdog it is not known since when it waits for the GIL."""
+        """One look. Where somebody has called the watchdog it was he who had the GIL, the loop itself for instance."""
         if tick.kept_out is not None and not tick.called:
             self.looks += 1
             self.kept_out += tick.kept_out
