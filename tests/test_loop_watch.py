@@ -5,6 +5,7 @@ The view, the clocks and the time are played, so nothing here depends on how fas
 
 from __future__ import annotations
 
+import bdb  # noqa: F401 - else a debugger's files would not be looked for
 import gc
 import logging
 import sys
@@ -29,6 +30,8 @@ from bridge.loop.watch.watcher import LoopWatcher
 from tests.conftest import Gate, within
 
 APP = "/srv/app.py"
+IMPORT = "<frozen importlib._bootstrap>"
+PDB = "/usr/lib/python3.13/pdb.py"
 
 
 def frames(*files: str) -> tuple[FrameType, FrameType]:
@@ -446,26 +449,60 @@ def test_after_a_rest_all_of_the_time_was_one_sleep_so_how_late_the_watchdog_is_
 
 
 def test_imports_may_take_their_time_while_the_loop_starts(scene: Scene) -> None:
-    scene.runs("a", files=(APP, "<frozen importlib._bootstrap>", APP))
+    scene.runs("a", files=(APP, IMPORT, APP))
     scene.looks(4.9, 100)
     assert scene.heard == []
     scene.looks(0.2)
     assert scene.codes == ["BRG101"]
 
 
-@pytest.mark.parametrize("file", ["/usr/lib/python3.13/pdb.py", "/x/pydevd_bundle/pydevd.py", "/x/debugpy/server/api.py"])
+@pytest.mark.parametrize("file", [PDB, "/x/pydevd_bundle/pydevd.py", "/x/debugpy/server/api.py"])
 def test_a_debuggers_prompt_is_left_alone(scene: Scene, file: str) -> None:
     scene.runs("a", files=(file, APP))
     scene.looks(60.0, 100)
     assert scene.heard == []
-    assert scene.look(0.0) == pytest.approx(0.01), "and not looked at more often than others"
+    assert scene.look(0.0) == pytest.approx(0.05), "and not looked at more often than others"
     scene.sleeps()
     scene.look(0.1)
     assert scene.heard == []
 
 
+@pytest.mark.parametrize("file", [IMPORT, PDB])
+def test_what_follows_in_the_same_callback_counts_from_then_on(scene: Scene, file: str) -> None:
+    scene.runs("a", files=(file, APP))
+    for _ in range(10):
+        scene.clocks.loop = scene.clocks.process = scene.clocks.loop + 0.05
+        scene.look(0.05)
+    scene.runs("a", began=1000.0)
+    scene.clocks.loop = scene.clocks.process = scene.clocks.loop + 0.09
+    scene.look(0.09)
+    assert scene.heard == []
+    scene.look(0.01)
+    assert scene.told == [("BRG101", 100)]
+
+
+@pytest.mark.parametrize("file", [IMPORT, PDB])
+def test_a_turn_in_which_somebody_imports_counts_from_then_on(scene: Scene, file: str) -> None:
+    scene.runs("a", files=(file, APP), callbacks=30)
+    scene.look(0.2)
+    play_turn(scene, [APP] * 29, seconds=0.003, began=1000.0)
+    scene.sleeps()
+    scene.look(0.002)
+    assert scene.heard == []
+
+
+def test_who_was_reported_before_a_debugger_came_is_not_forgotten(scene: Scene) -> None:
+    scene.runs("a")
+    scene.look(0.1)
+    scene.runs("a", files=(PDB, APP), began=1000.0)
+    scene.looks(0.9)
+    scene.sleeps()
+    scene.look(0.001)
+    assert scene.told == [("BRG101", 100), ("BRG102", 1001)]
+
+
 def test_a_debugger_below_the_loop_excuses_nothing(scene: Scene) -> None:
-    inner, _ = frames(APP, "/srv/main.py", "/usr/lib/python3.13/pdb.py")
+    inner, _ = frames(APP, "/srv/main.py", PDB)
     scene.runs("a")
     assert scene.view.seen is not None
     assert inner.f_back is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from types import FrameType
 
 from bridge.loop.watch.causes import Cause
@@ -11,24 +13,43 @@ from bridge.loop.watch.causes import Cause
 STARTING = 5.0
 #: How much slower a traced program may be.
 _TRACED = 10
+#: Modules without which there is no debugger, and how the names of its files begin.
+_DEBUGGING = {"bdb", "pydevd", "debugpy"}
 _DEBUGGERS = ("bdb.py", "pdb.py", "pydevd.py", "pudb", "debugpy", "ipdb")
 _DEEPEST = 5000
 
 
-def excused(
-    frame: FrameType, base: FrameType, cause: Cause, elapsed: float, threshold: float, since_start: float
-) -> bool:
-    """Is what executes in `frame`, up to the loop's `base`, to be left alone?"""
-    traced = False
+def uncounted(frame: FrameType, base: FrameType, since_start: float) -> bool:
+    """Is the time that passes in `frame`, up to the loop's `base`, nobody's? What follows in the same callback counts."""
+    starting = since_start < STARTING
+    if not starting and sys.modules.keys().isdisjoint(_DEBUGGING):
+        return False
+    return any(
+        (starting and file.startswith("<frozen importlib")) or _is_debuggers(file) for file in _files(frame, base)
+    )
+
+
+def excused(frame: FrameType, base: FrameType, cause: Cause, elapsed: float, threshold: float) -> bool:
+    """Is what executes in `frame`, up to the loop's `base`, so slow because it is traced?"""
+    return (
+        cause is not Cause.WAITING
+        and elapsed < threshold * _TRACED
+        and any(each.f_trace is not None for each in _frames(frame, base))
+    )
+
+
+def _is_debuggers(file: str) -> bool:
+    return os.path.basename(file).startswith(_DEBUGGERS) or "pydevd" in file or "debugpy" in file
+
+
+def _files(frame: FrameType, base: FrameType) -> Iterator[str]:
+    return (each.f_code.co_filename for each in _frames(frame, base))
+
+
+def _frames(frame: FrameType, base: FrameType) -> Iterator[FrameType]:
     each: FrameType | None = frame
     for _ in range(_DEEPEST):
         if each is None or each is base:
-            break
-        filename = each.f_code.co_filename
-        if since_start < STARTING and filename.startswith("<frozen importlib"):
-            return True
-        if os.path.basename(filename).startswith(_DEBUGGERS) or "pydevd" in filename or "debugpy" in filename:
-            return True
-        traced = traced or each.f_trace is not None
+            return
+        yield each
         each = each.f_back
-    return traced and cause is not Cause.WAITING and elapsed < threshold * _TRACED

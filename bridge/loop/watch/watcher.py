@@ -48,7 +48,8 @@ class Episode:
 
     def __init__(self, glance: Glance, since: float, before: Reading, lateness: Lateness):
         self.glance = glance
-        self.since = since
+        self.began = since
+        self.since = since  # of what counts
         self.before = before
         self.lateness = lateness
         self.held_up: float = 0.0  # by another thread, in seconds
@@ -202,6 +203,8 @@ class LoopWatcher:
         episode.held_up += held_up_for
         stopped = Lateness().plus(tick.late, tick.kept_out).within(tick.now - self._turn.since).stopped
         self._turn.lost += held_up_for + stopped
+        if innocent.uncounted(glance.frame, glance.base, tick.now - self._started):
+            self._count_from_now(episode, tick)
         mark: float = threshold * 2**episode.mark
         if tick.now - episode.since >= mark:
             self._judge(episode, glance, tick, threshold)
@@ -224,6 +227,13 @@ class LoopWatcher:
         self._episode = Episode(glance._replace(frame=glance.base), since, self._reading, lateness)
         return self._episode
 
+    def _count_from_now(self, episode: Episode, tick: Tick) -> None:
+        if not episode.mark:
+            episode.began = tick.now
+        episode.since, episode.before = tick.now, self._reading
+        episode.lateness, episode.held_up = Lateness(), 0.0
+        self._turn = Turn(tick.now, self._reading)
+
     def _judge(self, episode: Episode, glance: Glance, tick: Tick, threshold: float) -> None:
         elapsed, mark = tick.now - episode.since, threshold * 2**episode.mark
         window = between(episode.before, self._reading)
@@ -236,7 +246,7 @@ class LoopWatcher:
             return
         cause = cause_of(elapsed, window, episode.lateness)
         stack = capture(glance.frame, glance.base)
-        if innocent.excused(glance.frame, glance.base, cause, elapsed, threshold, tick.now - self._started):
+        if innocent.excused(glance.frame, glance.base, cause, elapsed, threshold):
             return
         while elapsed >= threshold * 2**episode.mark:
             episode.mark += 1
@@ -252,7 +262,7 @@ class LoopWatcher:
     def _end_episode(self, tick: Tick) -> None:
         episode, self._episode = self._episode, None
         if episode is not None and episode.mark:
-            event = reports.recovered(episode.place, tick.now - episode.since, {})
+            event = reports.recovered(episode.place, tick.now - episode.began, {})
             emit(event, every_time=episode.logged, log=episode.logged)
             self._turn = Turn(tick.now, self._reading)
 
