@@ -6,6 +6,7 @@ a test which would hang fails instead, with the line that hung.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -36,6 +37,11 @@ else:
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the programs that tests start would ignore it as well
+
+#: A machine that runs tests stops for a moment now and then, be it for its disk. Only what is about blocked loops wants
+#: to hear of that, and takes this out of the environment.
+UNHURRIED = {"BRIDGE_SLOW_CALLBACK_DURATION": "2"}
+os.environ.update(UNHURRIED)
 
 #: Seconds after which a wait in a test has failed. Never how long anything takes.
 PATIENCE = 10.0

@@ -21,6 +21,8 @@ from tests.conftest import PATIENCE
 TRAPS = Path(__file__).parent / "traps"
 #: An installed bridge brings the plugin along.
 PLUGIN = [] if any(each.name == "bridge" for each in entry_points(group="pytest11")) else ["-p", "bridge.pytest_plugin"]
+#: The threshold is far from what a test does that blocks its loop, and from what one takes that does not.
+CHANGES = {"COLUMNS": "200", "BRIDGE_SLOW_CALLBACK_DURATION": "0.5"}
 _CODE = re.compile(r"#.*\b(BRG\d+)")
 
 
@@ -59,7 +61,7 @@ def run_pytest(folder: Path, source: str, *options: str, ini: str = "", conftest
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *PLUGIN, *switches, *options, "test_it.py"],
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"COLUMNS": "200"},
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | CHANGES,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -21,14 +21,14 @@ from tests.conftest import PATIENCE
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 
 
-def python(*args: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+def python(*args: str | Path, cwd: Path, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         [sys.executable, "-W", "error", *args],
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        env={name: value for name, value in os.environ.items() if not name.startswith(("PYTHONASYNCIO", "BRIDGE_"))},
+        env={name: each for name, each in os.environ.items() if not name.startswith(("PYTHONASYNCIO", "BRIDGE_"))} | env,
         timeout=6 * PATIENCE,
         check=False,
     )
@@ -36,8 +36,8 @@ def python(*args: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
     return done
 
 
-def bridge(*args: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return python("-m", "bridge", *args, cwd=cwd, code=code)
+def bridge(*args: str | Path, cwd: Path, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "bridge", *args, cwd=cwd, code=code, **env)
 
 
 @pytest.fixture
@@ -165,8 +165,9 @@ def test_the_options_reach_each_loop(options: list[str], tmp_path: Path, write: 
         bridge.run(main)
         """,
     )
-    expected = "True 0.25\n" if options else "False 0.1\n"
-    assert bridge("run", *options, "script.py", cwd=tmp_path).stdout == 3 * expected
+    expected = "True 0.25\n" if options else "False 0.7\n"
+    done = bridge("run", *options, "script.py", cwd=tmp_path, BRIDGE_SLOW_CALLBACK_DURATION="0.7")
+    assert done.stdout == 3 * expected
 
 
 @pytest.mark.parametrize("threshold", ["0", "-1", "soon", "nan", "inf"])

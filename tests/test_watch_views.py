@@ -18,7 +18,8 @@ import trio
 
 import bridge
 from bridge.diagnostics.stacks import capture
-from bridge.loop.watch.views import THRESHOLD, AsyncioView, Glance, OpaqueView, TrioView, View
+from bridge.diagnostics.switch import USUAL_THRESHOLD
+from bridge.loop.watch.views import AsyncioView, Glance, OpaqueView, TrioView, View
 from tests.conftest import PATIENCE, Gate, within
 
 try:
@@ -389,7 +390,7 @@ def test_a_view_does_not_keep_its_loop_alive(make: Callable[[Any], View]) -> Non
     del loop
     gc.collect()
     assert seen() is None
-    assert (view.threshold(), view.debug(), view.glance(sys._getframe())) == (THRESHOLD, False, None)
+    assert (view.threshold(), view.debug(), view.glance(sys._getframe())) == (USUAL_THRESHOLD, False, None)
 
 
 class OwnTime(asyncio.SelectorEventLoop):

@@ -25,6 +25,7 @@ import pytest
 import trio
 
 import bridge
+from bridge.diagnostics import switch
 from bridge.diagnostics.events import Event
 from bridge.diagnostics.switch import VARIABLE
 from bridge.diagnostics.watchdog import watchdog
@@ -514,7 +515,12 @@ def test_on_a_loop_of_bridges_that_does_not_watch_itself_it_does(reports: Report
 
 
 @pytest.mark.parametrize("name", [name for name in LOOPS if name != "trio"])
-def test_the_threshold_is_in_force_for_as_long_as_the_block(name: str) -> None:
+@pytest.mark.parametrize("environment", ["0.1", "0.7"])
+def test_the_threshold_is_in_force_for_as_long_as_the_block(
+    name: str, environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_SLOW_CALLBACK_DURATION", environment)
+
     async def main() -> None:
         loop = asyncio.get_running_loop()
         loop.slow_callback_duration = 0.3
@@ -551,8 +557,64 @@ def test_thresholds_of_blocks_that_overlap_leave_the_loops_own(name: str) -> Non
     bridge.run(main, **options(name))
 
 
+@pytest.mark.parametrize("name", [name for name in LOOPS if name != "trio"])
+def test_the_environment_says_the_threshold_of_a_loop_for_which_nobody_has(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_SLOW_CALLBACK_DURATION", "0.7")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        assert loop.slow_callback_duration == 0.7  # bridge.run watches, too
+        async with bridge.watch(threshold=0.1):
+            async with bridge.watch():
+                assert loop.slow_callback_duration == 0.1
+        loop.slow_callback_duration = 0.4
+        async with bridge.watch():
+            assert loop.slow_callback_duration == 0.4
+
+    bridge.run(main, **options(name))
+
+
+def test_the_environment_says_the_threshold_on_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_SLOW_CALLBACK_DURATION", " 7e-1 ")
+
+    async def main() -> None:
+        async with bridge.watch():
+            (blocks,) = foreign_loops._watched.values()
+            assert blocks.watch.watcher._view.threshold() == 0.7
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "inf", "0,5"])
+def test_a_threshold_in_the_environment_that_is_none_is_told_once_and_not_used(
+    text: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    switch._seconds.cache_clear()
+    monkeypatch.setenv("BRIDGE_SLOW_CALLBACK_DURATION", text)
+    for _ in range(2):
+        loop = bridge.new_event_loop()
+        loop.close()
+        assert loop.slow_callback_duration == 0.1
+    (record,) = caplog.records
+    assert record.getMessage() == f"BRIDGE_SLOW_CALLBACK_DURATION={text} is no number of seconds above 0, and 0.1 is used"
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_threshold_in_the_environment_is_none(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIDGE_SLOW_CALLBACK_DURATION", text)
+    loop = bridge.new_event_loop()
+    loop.close()
+    assert loop.slow_callback_duration == 0.1
+
+
 @pytest.mark.parametrize(("given", "threshold"), [(None, 0.1), (0.25, 0.25)])
-def test_the_threshold_on_trio_is_the_blocks_own(given: float | None, threshold: float) -> None:
+def test_the_threshold_on_trio_is_the_blocks_own(
+    given: float | None, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BRIDGE_SLOW_CALLBACK_DURATION")
+
     async def main() -> None:
         async with bridge.watch(threshold=given):
             (blocks,) = foreign_loops._watched.values()

@@ -35,7 +35,7 @@ from typing import Any, ClassVar, TypeVar, TypeVarTuple, Unpack
 
 from anyio import Event, move_on_after
 
-from bridge.diagnostics.switch import wanted
+from bridge.diagnostics.switch import first_threshold, wanted
 from bridge.errors import LoopClosed
 from bridge.loop.executor_job import ExecutorJob
 from bridge.loop.forgotten import RemembersOrigins
@@ -81,7 +81,7 @@ class EventLoop(SchedulingLoop):
     _check_default_executor: Callable[[], None]
     _bridge_door: Callable[[Item], None] | None
 
-    #: What `slow_callback_duration` is at first, in seconds; None: as in asyncio.
+    #: What `slow_callback_duration` is at first, in seconds; None: what the environment says, or else as in asyncio.
     first_threshold: ClassVar[float | None] = None
 
     def __init__(self, *args: Any, diagnostics: bool | None = None):
@@ -91,8 +91,7 @@ class EventLoop(SchedulingLoop):
         self._watch: Watch | None = None
         self._told = 0  # the exception context that was reported last
         super().__init__(*args, diagnostics=wanted(diagnostics))
-        if self.first_threshold is not None:
-            self.slow_callback_duration: float = self.first_threshold
+        self.slow_callback_duration: float = self.first_threshold or first_threshold()
         if _details_are_known(self):
             self._ready = Ready(self._ready)
             sleeper = EpollSleeper if EpollSleeper.can_serve(self, self._selector) else Sleeper

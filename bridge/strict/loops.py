@@ -26,6 +26,7 @@ from bridge.loop.event_loop import EventLoop
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.lost import report
 from bridge.loop.watch.foreign_loops import view_of
+from bridge.loop.watch.thresholds import adopt_threshold
 from bridge.loop.watch.views import OpaqueView, View
 from bridge.loop.watch.watching import Watch
 from bridge.strict.patches import Patches
@@ -107,6 +108,7 @@ class Loops:
         if watched is None or not watched[0].serves():
             if watched is not None:
                 watched[0].close()
+            adopt_threshold(loop)
             view = view_of(loop)
             watched = self._watches[loop] = Watch(view), view
         return watched

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from bridge.loop.watch.views import THRESHOLD, TrioView
+from bridge.diagnostics.switch import first_threshold
+from bridge.loop.watch.views import TrioView
 from bridge.loop.watch.watching import Watch
 from bridge.strict.patches import Patches
 
@@ -40,7 +41,7 @@ def _setting_up(patches: Patches, original: Callable[..., Any]) -> Callable[...,
     def setup_runner(*args: Any, **kwargs: Any) -> Any:
         runner = original(*args, **kwargs)
         if patches.active:
-            watch = Watch(TrioView(THRESHOLD))
+            watch = Watch(TrioView(first_threshold()))
             trio.lowlevel.add_instrument(Watching(watch))
             watch.resume()
         return runner

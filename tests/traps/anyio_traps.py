@@ -36,7 +36,7 @@ async def connection():
 
 
 async def test_blocks(connection):
-    time.sleep(0.3)  # <- BRG101
+    time.sleep(1.5)  # <- BRG101
 
 
 async def test_does_not_block(connection):

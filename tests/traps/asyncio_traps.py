@@ -44,7 +44,7 @@ def runs(request):
 
 def test_blocks(runs):
     async def main():
-        time.sleep(0.3)  # <- BRG101
+        time.sleep(1.5)  # <- BRG101
 
     runs(main)
 
@@ -59,7 +59,7 @@ def test_does_not_block(runs):
 
 def test_blocks_where_nobody_wants_to_know():
     async def main():
-        time.sleep(0.3)
+        time.sleep(1.5)
 
     bridge.run(main, diagnostics=False)
 

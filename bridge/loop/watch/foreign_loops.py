@@ -15,11 +15,13 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from bridge.diagnostics.switch import first_threshold
 from bridge.loop.event_loop import EventLoop
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import current_host
 from bridge.loop.lost import reporting_lost_exceptions
-from bridge.loop.watch.views import THRESHOLD, AsyncioView, OpaqueView, TrioView, View
+from bridge.loop.watch.thresholds import adopt_threshold, set_threshold
+from bridge.loop.watch.views import AsyncioView, OpaqueView, TrioView, View
 from bridge.loop.watch.watching import Watch
 from bridge.threads.host import Host
 
@@ -43,7 +45,8 @@ class watch(AbstractAsyncContextManager["watch"]):  # noqa: N801 - reads as a fu
     It reports what blocks the loop (BRG101 to BRG104), coroutines that are forgotten (BRG201) and, on asyncio's loops,
     exceptions that are lost (BRG202), as bridge's own loops do of themselves; there, and inside another such block, it
     does nothing more. `threshold` is in seconds: how long a callback, or a step of a task, may take. By
-    default it is the loop's `slow_callback_duration`, and 0.1 on trio. Raises WrongThread where no loop runs.
+    default it is the loop's `slow_callback_duration`; where that has not been set, and on trio, it is what
+    `BRIDGE_SLOW_CALLBACK_DURATION` in the environment says, and otherwise 0.1. Raises WrongThread where no loop runs.
     """
 
     def __init__(self, *, threshold: float | None = None):
@@ -72,7 +75,7 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     """Watch the running loop until what is returned is called."""
     host = current_host()
     loop: Any = host.loop
-    restore = _set_threshold(loop, threshold)
+    restore = _threshold_of(loop, threshold)
     if isinstance(loop, EventLoop) and loop.is_watched:
         return restore
     blocks = _watched.get(host)
@@ -97,6 +100,15 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     return end
 
 
+def _threshold_of(loop: Any, threshold: float | None) -> Callable[[], None]:
+    """In force from now on, until what is returned is called. trio's is its view's."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        if threshold is not None:
+            return set_threshold(loop, threshold)
+        adopt_threshold(loop)
+    return lambda: None
+
+
 def _told_of(loop: Any) -> ExitStack:
     """What is told of the loop besides, until this is closed."""
     told = ExitStack()
@@ -106,47 +118,10 @@ def _told_of(loop: Any) -> ExitStack:
     return told
 
 
-class _Thresholds:
-    """What a loop's `slow_callback_duration` was before the first block that has its own, and those of the open ones."""
-
-    def __init__(self, before: float):
-        self.before = before
-        self.open: dict[object, float] = {}
-
-    @property
-    def in_force(self) -> float:
-        return next(reversed(self.open.values()), self.before)
-
-
-_thresholds: WeakKeyDictionary[asyncio.AbstractEventLoop, _Thresholds] = WeakKeyDictionary()
-
-
-def _set_threshold(loop: Any, threshold: float | None) -> Callable[[], None]:
-    """An asyncio loop has one of its own; that of the block entered last is in force, until the program sets another."""
-    if threshold is None or not isinstance(loop, asyncio.AbstractEventLoop):
-        return lambda: None
-    thresholds = _thresholds.get(loop)
-    if thresholds is None:
-        thresholds = _thresholds[loop] = _Thresholds(loop.slow_callback_duration)
-    block = object()
-    thresholds.open[block] = threshold
-    loop.slow_callback_duration = threshold
-
-    def restore() -> None:
-        ours = loop.slow_callback_duration == thresholds.in_force
-        del thresholds.open[block]
-        if ours:
-            loop.slow_callback_duration = thresholds.in_force
-        if not thresholds.open:
-            _thresholds.pop(loop, None)
-
-    return restore
-
-
 def view_of(loop: Any, threshold: float | None = None) -> View:
     """How a loop of this kind is looked at. Called in the thread that runs it."""
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        return TrioView(threshold or THRESHOLD)
+        return TrioView(threshold or first_threshold())
     if isinstance(loop, BaseEventLoop) and type(loop)._run_once is BaseEventLoop._run_once:  # type: ignore[attr-defined]
         return AsyncioView(loop, wakes=isinstance(loop, EventLoop) and loop.calls_the_watchdog)
     return OpaqueView(loop)

@@ -24,9 +24,7 @@ def uncounted(frame: FrameType, base: FrameType, since_start: float) -> bool:
     starting = since_start < STARTING
     if not starting and sys.modules.keys().isdisjoint(_DEBUGGING):
         return False
-    return any(
-        (starting and file.startswith("<frozen importlib")) or _is_debuggers(file) for file in _files(frame, base)
-    )
+    return any((starting and file.startswith("<frozen importlib")) or _is_debuggers(file) for file in _files(frame, base))
 
 
 def excused(frame: FrameType, base: FrameType, cause: Cause, elapsed: float, threshold: float) -> bool:

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
+from bridge.diagnostics.switch import USUAL_THRESHOLD
+
 _RUN_ONCE = BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
-#: Seconds, where the loop does not say.
-THRESHOLD = 0.1
 #: Frames that are looked through for the loop's own.
 _DEEPEST = 5000
 
@@ -101,7 +101,7 @@ class AsyncioView(View):
         return bool(getattr(self._weakly(), "_nap", 0))
 
     def threshold(self) -> float:
-        return float(getattr(self._weakly(), "slow_callback_duration", THRESHOLD))
+        return float(getattr(self._weakly(), "slow_callback_duration", USUAL_THRESHOLD))
 
     def debug(self) -> bool:
         loop = self._weakly()
@@ -149,7 +149,7 @@ class OpaqueView(View):
         self._base = frame
 
     def threshold(self) -> float:
-        return float(getattr(self._weakly(), "slow_callback_duration", THRESHOLD))
+        return float(getattr(self._weakly(), "slow_callback_duration", USUAL_THRESHOLD))
 
     def debug(self) -> bool:
         loop = self._weakly()
