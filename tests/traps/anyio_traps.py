@@ -39,6 +39,10 @@ async def test_blocks(connection):
     time.sleep(1.5)  # <- BRG101
 
 
+async def test_blocks_for_less_than_the_environment_allows(connection):
+    time.sleep(0.2)
+
+
 async def test_does_not_block(connection):
     await anyio.to_thread.run_sync(time.sleep, 0.01)
 

@@ -49,6 +49,13 @@ def test_blocks(runs):
     runs(main)
 
 
+def test_blocks_for_less_than_the_environment_allows(runs):
+    async def main():
+        time.sleep(0.2)
+
+    runs(main)
+
+
 def test_does_not_block(runs):
     async def main():
         await asyncio.to_thread(time.sleep, 0.01)
