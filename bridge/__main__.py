@@ -9,19 +9,17 @@ Exit codes: those of the script; 2 where the command line itself is wrong.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
+
+from bridge.diagnostics import switch
 
 
 def seconds(text: str) -> float:
     """A duration from the command line."""
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"a number of seconds above 0 is needed, such as 0.1, not {text!r}")
-    return number
+        return switch.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -598,7 +598,8 @@ def test_a_threshold_in_the_environment_that_is_none_is_told_once_and_not_used(
         loop.close()
         assert loop.slow_callback_duration == 0.1
     (record,) = caplog.records
-    assert record.getMessage() == f"BRIDGE_SLOW_CALLBACK_DURATION={text} is no number of seconds above 0, and 0.1 is used"
+    needed = f"a number of seconds above 0 is needed, such as 0.1, not '{text}'"
+    assert record.getMessage() == f"BRIDGE_SLOW_CALLBACK_DURATION: {needed}; 0.1 is used"
 
 
 @pytest.mark.parametrize("text", ["", " "])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import lru_cache
-from math import isfinite
+from math import inf, nan
 
 #: Set to 0 in the environment to turn off what is on by default.
 VARIABLE = "BRIDGE_DIAGNOSTICS"
@@ -34,10 +34,18 @@ def first_threshold() -> float:
 def _seconds(text: str) -> float:
     """Complains once, not for each loop."""
     try:
-        seconds = float(text)
+        return seconds(text)
+    except ValueError as error:
+        logger.warning("%s: %s; %s is used", THRESHOLD_VARIABLE, error, USUAL_THRESHOLD)
+        return USUAL_THRESHOLD
+
+
+def seconds(text: str) -> float:
+    """A threshold that somebody has written; raises ValueError where it cannot be one."""
+    try:
+        number = float(text)
     except ValueError:
-        seconds = 0.0
-    if seconds > 0 and isfinite(seconds):
-        return seconds
-    logger.warning("%s=%s is no number of seconds above 0, and %s is used", THRESHOLD_VARIABLE, text, USUAL_THRESHOLD)
-    return USUAL_THRESHOLD
+        number = nan
+    if not 0 < number < inf:
+        raise ValueError(f"a number of seconds above 0 is needed, such as 0.1, not {text!r}")
+    return number

@@ -24,7 +24,8 @@ def uncounted(frame: FrameType, base: FrameType, since_start: float) -> bool:
     starting = since_start < STARTING
     if not starting and sys.modules.keys().isdisjoint(_DEBUGGING):
         return False
-    return any((starting and file.startswith("<frozen importlib")) or _is_debuggers(file) for file in _files(frame, base))
+    files = (each.f_code.co_filename for each in _frames(frame, base))
+    return any((starting and file.startswith("<frozen importlib")) or _is_debuggers(file) for file in files)
 
 
 def excused(frame: FrameType, base: FrameType, cause: Cause, elapsed: float, threshold: float) -> bool:
@@ -38,10 +39,6 @@ def excused(frame: FrameType, base: FrameType, cause: Cause, elapsed: float, thr
 
 def _is_debuggers(file: str) -> bool:
     return os.path.basename(file).startswith(_DEBUGGERS) or "pydevd" in file or "debugpy" in file
-
-
-def _files(frame: FrameType, base: FrameType) -> Iterator[str]:
-    return (each.f_code.co_filename for each in _frames(frame, base))
 
 
 def _frames(frame: FrameType, base: FrameType) -> Iterator[FrameType]:
