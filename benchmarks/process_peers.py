@@ -212,7 +212,8 @@ def _leaving_nothing(run: Callable[[], float]) -> float:
 
 
 def _workers() -> list[str]:
-    """Children of this process, but for those that track the resources of others as long as this process lives."""
+    """Children of this process, but for those that live as long as it does: they track resources, or fork the workers of
+    a ProcessPoolExecutor (multiprocessing's fork server, the default from Python 3.14 on)."""
     multiprocessing.active_children()  # collects those that have ended
     found = []
     for child in psutil.Process().children():
@@ -220,6 +221,6 @@ def _workers() -> list[str]:
             command = " ".join(child.cmdline())
         except psutil.Error:
             continue
-        if "resource_tracker" not in command:
+        if "resource_tracker" not in command and "multiprocessing.forkserver" not in command:
             found.append(f"{child.pid}: {command}")
     return found

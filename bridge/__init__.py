@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bridge.threads.program_end import too_late
+
 if TYPE_CHECKING:
     from bridge.diagnostics.events import Event as Event
     from bridge.diagnostics.events import on_event as on_event
@@ -92,7 +94,11 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'bridge' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(home), name)
+    with too_late(name, f"Use it earlier, or write `from bridge import {name}` at the top of the program."):
+        value = globals()[name] = getattr(importlib.import_module(home), name)
+        # The errors too: a finalizer may look for one at the end of the program, when nothing can be imported any more.
+        errors = importlib.import_module("bridge.errors")
+    globals().update({each: getattr(errors, each) for each, home in _HOME.items() if home == "bridge.errors"})
     return value
 
 

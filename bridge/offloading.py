@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from concurrent.futures import Executor as StandardExecutor
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from bridge.callables import shown, wrap
 from bridge.executors.base import Executor
 from bridge.executors.lanes import lane, lane_prepared
+from bridge.executors.policy import (
+    cannot_cancel,
+    check_blocking,
+    check_errors,
+    check_inputs,
+    check_timeout,
+    mark,
+    mode_on,
+    not_an_executor,
+    undecorated,
+)
 from bridge.loop.hosts import current_host
 from bridge.threads.host import CancelMode
-from bridge.threads.job import last_name, name_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class _Unsaid(str):
+    """The default of a parameter; equal to the same text in a call, but not the same object."""
+
+    __slots__ = ()
+
+
+_UNSAID: str = _Unsaid("thread")
 
 
 async def to_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -78,40 +97,115 @@ def offload(
     Raises TypeError for a coroutine function that would go to a thread, ValueError for a policy that the executor cannot
     keep.
     """
+    kind: type = type(fn)  # a proxy may raise when `isinstance` asks it
+    if issubclass(kind, (str, StandardExecutor)):
+        place = f'"{fn}"' if kind is str else "executor"
+        raise TypeError(f"a function is needed, not {shown(fn)}: write @bridge.offload(to={place}) above the function.")
     _check_policy(to, timeout, cancel)
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
         _check_blocking(fn, to)
 
-        @functools.wraps(fn)
         async def offloaded(*args: Any, **kwargs: Any) -> Any:
             executor = await lane_prepared(to, current_host())
             if not executor.runs_coroutines:
                 _check_blocking(fn, executor)
-            return await executor.run_job(fn, args, kwargs, _mode(executor, cancel), timeout)
+            return await executor.run_job(fn, args, kwargs, mode_on(executor, cancel), timeout)
 
+        wrap(offloaded, fn)
+        mark(offloaded, fn, to, timeout, cancel)  # type: ignore[arg-type]
         return offloaded
 
     return decorate if fn is None else decorate(fn)
 
 
-def map(  # noqa: A001 - the async counterpart of the builtin, always written bridge.map
+@overload
+def map(  # noqa: A001
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    /,
+    *iterables: Iterable[Any] | AsyncIterable[Any],
+    to: str | Executor = ...,
+    ordered: bool = True,
+    in_flight: int | None = None,
+    errors: Literal["raise"] = "raise",
+    timeout: float | None = None,
+) -> AsyncGenerator[T, None]: ...
+@overload
+def map(  # noqa: A001
     fn: Callable[..., T],
     /,
     *iterables: Iterable[Any] | AsyncIterable[Any],
-    to: str | Executor = "thread",
+    to: str | Executor = ...,
     ordered: bool = True,
     in_flight: int | None = None,
-) -> AsyncGenerator[T, None]:
+    errors: Literal["raise"] = "raise",
+    timeout: float | None = None,
+) -> AsyncGenerator[T, None]: ...
+@overload
+def map(  # noqa: A001
+    fn: Callable[..., Coroutine[Any, Any, T]],
+    /,
+    *iterables: Iterable[Any] | AsyncIterable[Any],
+    to: str | Executor = ...,
+    ordered: bool = True,
+    in_flight: int | None = None,
+    errors: Literal["return"],
+    timeout: float | None = None,
+) -> AsyncGenerator[T | Exception, None]: ...
+@overload
+def map(  # noqa: A001
+    fn: Callable[..., T],
+    /,
+    *iterables: Iterable[Any] | AsyncIterable[Any],
+    to: str | Executor = ...,
+    ordered: bool = True,
+    in_flight: int | None = None,
+    errors: Literal["return"],
+    timeout: float | None = None,
+) -> AsyncGenerator[T | Exception, None]: ...
+def map(  # noqa: A001 - the async counterpart of the builtin, always written bridge.map
+    fn: Callable[..., Any],
+    /,
+    *iterables: Iterable[Any] | AsyncIterable[Any],
+    to: str | Executor = _UNSAID,
+    ordered: bool = True,
+    in_flight: int | None = None,
+    errors: Literal["raise", "return"] = "raise",
+    timeout: float | None = None,
+) -> AsyncGenerator[Any, None]:
     """Yield `fn(*items)` for the zipped items of sync or async iterables, computed in the lane or executor `to`.
 
+    Returns an async generator: `async for result in bridge.map(fn, inputs)`, with neither a plain `for` nor an `await`.
     Results come in the order of the input, or as completed with `ordered=False`. At most `in_flight` calls (default:
-    twice the executor's workers) are queued, running or not yet taken, so the input may be endless. The first error ends
-    the iteration. Leaving early withdraws what has not begun and waits for what runs; to have that happen at once and
-    not when the generator is collected, iterate inside `contextlib.aclosing(...)`.
+    twice the executor's workers; in processes it grows for functions that are short) are queued, running or not yet
+    taken, so the input may be endless.
+
+    An error has a note with the index and the `repr`, cut where it is long, of the input that it is about. With
+    `errors="raise"` the first one ends the iteration and is raised there. With `errors="return"` it is yielded in the
+    place of the result, and the iteration goes on; a worker process that dies (WorkerDied) costs the one input that it
+    worked on. What is not an Exception (KeyboardInterrupt, SystemExit, a cancellation), an error of the iterables, and an
+    executor that takes no more work (ExecutorClosed) are always raised.
+
+    `timeout` is in seconds, for each call from its beginning; time in the queue does not count. A call that takes longer
+    is ended as by `offload(timeout=...)`: in processes the function is ended; in threads `check_cancelled` raises in it,
+    and it is waited for. Its error is OffloadTimeout.
+
+    A function that `offload` has decorated, or a partial of one, runs where its decorator says, with its `timeout` and
+    `cancel`. `to` and `timeout` given here go before those of the decorator.
+
+    Leaving early withdraws what has not begun, ends what runs and waits for that; to have it happen at once and not when
+    the generator is collected, iterate inside `contextlib.aclosing(...)`. Raises TypeError for an async function that
+    would go to a thread and where there are no inputs, ValueError for a policy that the executor cannot keep.
     """
-    _check_blocking(fn, to)
-    return _in_lane(to, lambda executor: executor.amap(fn, *iterables, ordered=ordered, in_flight=in_flight))
+    plain, policy = undecorated(fn)
+    if to is _UNSAID and policy is not None:
+        to = policy.to
+    check_errors(errors)
+    _check_policy(to, timeout, policy.cancel if policy is not None else None)
+    _check_blocking(plain, to)
+    check_inputs(iterables)
+    options: Any = {"ordered": ordered, "in_flight": in_flight, "errors": errors, "timeout": timeout}
+    return _in_lane(to, lambda executor: executor.amap(fn, *iterables, **options))
 
 
 def stream(
@@ -124,6 +218,7 @@ def stream(
 ) -> AsyncGenerator[T, None]:
     """Iterate a synchronous generator that runs in a worker of the lane or executor `to`.
 
+    Returns an async generator: `async for item in bridge.stream(gen_fn)`, with neither a plain `for` nor an `await`.
     The generator stays in one thread and is at most `in_flight` items ahead of the consumer. Leaving the iteration closes
     it there; to have that happen at once, iterate inside `contextlib.aclosing(...)`.
     """
@@ -141,45 +236,17 @@ async def _in_lane(to: str | Executor, start: Callable[[Executor], AsyncGenerato
         await generator.aclose()
 
 
-def _mode(executor: Executor, cancel: CancelMode | None) -> CancelMode:
-    if cancel is None:
-        return executor.cancel_modes[0]
-    if cancel not in executor.cancel_modes:
-        raise ValueError(_cannot(cancel, executor.name, executor.cancel_modes))
-    return cancel
-
-
 def _check_policy(to: object, timeout: object, cancel: object) -> None:
     if not isinstance(to, (str, Executor)):
-        raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
-    if timeout is not None and (not isinstance(timeout, (int, float)) or isinstance(timeout, bool)):
-        raise TypeError(f"timeout= is in seconds, or None: not {timeout!r}")
-    if isinstance(timeout, (int, float)) and not timeout > 0:
-        raise ValueError(f"timeout= must be positive, in seconds: not {timeout!r}")
+        raise not_an_executor(to)
+    check_timeout(timeout)
     if cancel not in (None, "wait", "abandon", "kill"):
         raise ValueError(f"cancel= is 'wait', 'abandon' or 'kill', not {cancel!r}")
     modes = to.cancel_modes if isinstance(to, Executor) else ("wait", "abandon") if to == "thread" else None
     if modes is not None and cancel is not None and cancel not in modes:
-        raise ValueError(_cannot(cancel, to.name if isinstance(to, Executor) else str(to), modes))
-
-
-def _cannot(cancel: object, name: str, modes: tuple[str, ...]) -> str:
-    able = " or ".join(f"cancel={mode!r}" for mode in modes)
-    return (
-        f"cancel={cancel!r} is not possible on {name!r}: it knows {able}. A thread cannot be killed; "
-        f"let the function call bridge.check_cancelled(), or do not wait for it."
-    )
+        raise ValueError(cannot_cancel(cancel, to.name if isinstance(to, Executor) else str(to), modes))
 
 
 def _check_blocking(fn: object, to: str | Executor) -> None:
-    if not callable(fn):
-        raise TypeError(f"a function is needed, not {fn!r}")
     # Another name than "thread" is looked at when it is known what it means.
-    may_be_async = to.runs_coroutines if isinstance(to, Executor) else to != "thread"
-    if may_be_async and not inspect.isasyncgenfunction(fn):
-        return
-    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
-        raise TypeError(
-            f"{name_of(fn)} is an async function: it does not block, so there is nothing to offload. "
-            f"Write `await {last_name(fn)}(...)`, or decorate the blocking function that it calls."
-        )
+    check_blocking(fn, to.runs_coroutines if isinstance(to, Executor) else to != "thread")

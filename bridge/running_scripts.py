@@ -1,6 +1,6 @@
 """`python -m bridge run`: an unchanged asyncio script, on bridge's event loop.
 
-find the script's code ── make the module `__main__` of it ── set the event-loop policy ── execute it, as Python would
+find the script's code ── make the module `__main__` of it ── make bridge's loop the default ── execute it as Python would
 
 In: what stands on the command line. Out: whatever the script does; its exit code, its exceptions, its Ctrl-C are left to
 the interpreter, which must not notice that somebody stands between. `sys.modules["__main__"]` stays the script's to the
@@ -15,8 +15,9 @@ import importlib.util
 import logging
 import os
 import sys
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader, SourcelessFileLoader
 from types import CodeType, ModuleType, TracebackType
@@ -70,20 +71,6 @@ def run_script(script: str, arguments: Sequence[str], *, as_module: bool = False
 # -- the event loop ----------------------------------------------------------------------------------------------------
 
 
-class BridgePolicy(asyncio.DefaultEventLoopPolicy):
-    """asyncio's policy, with bridge's loop for everybody who does not ask for another one."""
-
-    def __init__(self, settings: Settings):
-        super().__init__()
-        self._settings = settings
-
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        loop = new_event_loop(diagnostics=True)
-        if self._settings.debug:
-            loop.set_debug(True)
-        return loop
-
-
 def _set_up(settings: Settings) -> None:
     if settings.debug:
         os.environ["PYTHONASYNCIODEBUG"] = "1"  # for loops that the script makes in other ways, and for its processes
@@ -95,7 +82,29 @@ def _set_up(settings: Settings) -> None:
         logger.setLevel(logging.INFO)
         logger.propagate = False  # or a script with handlers of its own would print them once more
     EventLoop.first_threshold = settings.threshold  # for loops of `bridge.run`, too
-    asyncio.set_event_loop_policy(BridgePolicy(settings))
+
+    def new_loop() -> EventLoop:
+        loop = new_event_loop(diagnostics=True)
+        if settings.debug:
+            loop.set_debug(True)
+        return loop
+
+    _make_default(new_loop)
+
+
+def _make_default(new_loop: Callable[[], EventLoop]) -> None:
+    """Make asyncio.run, asyncio.Runner and asyncio.new_event_loop use `new_loop`, unless the script chooses otherwise.
+
+    Up to Python 3.15 they ask a policy, which the script may replace. Python 3.16 has no policies.
+    """
+    module: Any = asyncio
+    if not hasattr(module, "get_event_loop_policy"):
+        module.new_event_loop = module.events.new_event_loop = new_loop
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.14 on
+        policy = module.get_event_loop_policy()
+    policy.new_event_loop = new_loop
 
 
 # -- the script --------------------------------------------------------------------------------------------------------
@@ -112,7 +121,7 @@ def _file(main: ModuleType, script: str) -> CodeType:
         return _code_of(main, spec)
     kind = SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader
     loader = kind("__main__", path)
-    main.__dict__.update(__file__=path, __loader__=loader, __cached__=None, __package__=None, __spec__=None)
+    _set_names(main, path, loader, None)
     try:
         data = loader.get_data(path)
     except OSError as error:
@@ -150,10 +159,15 @@ def _code_of(main: ModuleType, spec: ModuleSpec) -> CodeType:
     code: CodeType | None = loader.get_code(spec.name) if hasattr(loader, "get_code") else None
     if code is None:
         raise CannotRun(f"{spec.name!r} is not written in Python")
-    main.__dict__.update(
-        __file__=spec.origin, __loader__=loader, __cached__=spec.cached, __package__=spec.parent, __spec__=spec
-    )
+    _set_names(main, spec.origin, loader, spec)
     return code
+
+
+def _set_names(main: ModuleType, file: str | None, loader: Any, spec: ModuleSpec | None) -> None:
+    """Set the names of a module that Python sets before it executes it."""
+    main.__dict__.update(__file__=file, __loader__=loader, __package__=spec and spec.parent, __spec__=spec)
+    if sys.version_info < (3, 15):
+        main.__dict__["__cached__"] = spec and spec.cached
 
 
 def _first_on_path(folder: str) -> None:

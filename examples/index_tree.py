@@ -321,9 +321,15 @@ async def index(root: Path, db: sqlite3.Connection, progress: Progress) -> None:
             found.append(file) if isinstance(file, Path) else batch.append(file)
             progress.update(bar, completed=len(found))
     progress.update(bar, description="indexing", total=len(found), completed=0)
-    async with contextlib.aclosing(bridge.map(examine, found, to="process", ordered=False)) as results:
+    paths = iter(found)
+    async with contextlib.aclosing(bridge.map(examine, found, to="process", errors="return")) as results:
         async for result in results:
-            batch.append(result)
+            path = next(paths)
+            # An error that `examine` does not expect, such as a crash of the parser, costs this file and no other.
+            if isinstance(result, Exception):
+                batch.append(BadFile(printable(path), f"cannot be examined: {result}"))
+            else:
+                batch.append(result)
             if len(batch) >= BATCH:
                 await store(db, batch)
                 batch = []

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -37,6 +39,9 @@ else:
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else the programs that tests start would ignore it as well
+
+# Worker processes import from here what tests send them by name. Last, so that it is the installed bridge that is tested.
+sys.path.append(str(Path(__file__).parent.parent))
 
 #: A machine that runs tests stops for a moment now and then, be it for its disk. Only what is about blocked loops wants
 #: to hear of that, and takes this out of the environment.
@@ -81,8 +86,11 @@ def no_thread_left() -> Iterator[None]:
 
 
 def comes_and_goes(thread: threading.Thread) -> bool:
-    """Bridge's sentry and watchdog leave when they have had nothing to do, other libraries' threads as those like."""
-    return thread.name.startswith(("bridge-sentry", THREAD_NAME, "AnyIO worker", "Trio thread", "asyncio_", "uvloop_"))
+    """Bridge's sentry and watchdog leave when they have had nothing to do, its delivery threads stay, other libraries'
+    threads come and go as those like."""
+    return thread.name.startswith(
+        ("bridge-sentry", "bridge-delivery", THREAD_NAME, "AnyIO worker", "Trio thread", "asyncio_", "uvloop_")
+    )
 
 
 class Gate:

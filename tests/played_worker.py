@@ -161,11 +161,11 @@ class HomeJob:
     """The job as the parent knows it."""
 
     def __init__(self, fn: Any, origin: Host | None):
-        self.fn = fn
+        self.fn = self.named = fn
         self.origin = origin
         there = origin is not None and not origin.runs_here()
         self.context = contextvars.Context() if there else contextvars.copy_context()
-        self.queued_at = 0.0
+        self.step: Any = None
         self.call: Any = None
         self.cancelling: Any = None
 

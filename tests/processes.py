@@ -170,13 +170,18 @@ def reaped(pid: int) -> bool:
 
 
 def descriptors() -> Counter[str]:
-    """What this process's descriptors lead to, without the numbers that make each one different."""
+    """What this process's descriptors lead to, without the numbers that make each one different.
+
+    Not the clocks of threads: a loop that is watched looks at whatever threads there are.
+    """
     found: Counter[str] = Counter()
     for entry in os.listdir("/proc/self/fd"):
         try:
-            found[os.readlink(f"/proc/self/fd/{entry}").split(":[")[0]] += 1
+            leads_to = os.readlink(f"/proc/self/fd/{entry}").split(":[")[0]
         except FileNotFoundError:  # the one that listed the folder
-            pass
+            continue
+        if "/task/" not in leads_to:
+            found[leads_to] += 1
     return found
 
 

@@ -441,3 +441,43 @@ async def test_a_loops_code_is_refused_to_wait_for_a_background_loop() -> None:
         with pytest.raises(bridge.WrongThread, match=r"await bridge\.to_thread"):
             portal.call(double, 1)
         assert await bridge.to_thread(portal.call, double, 2) == 4
+
+
+# -- left on its own loop ------------------------------------------------------------------------------------------------
+
+
+def test_leaving_on_its_own_loop_is_refused_and_the_loop_ends_by_itself(
+    loop_factory: Callable[[], Any] | None,
+) -> None:
+    scope = bridge.background_loop(loop_factory=loop_factory)
+    portal = scope.__enter__()
+    thread = portal.call(threading.current_thread)
+
+    async def leave() -> None:
+        scope.__exit__(None, None, None)
+
+    async def leave_with_async() -> None:
+        await scope.__aexit__(None, None, None)
+
+    async def leave_in_a_thread() -> None:
+        await bridge.to_thread(scope.__exit__, None, None, None)
+
+    for way in (leave, leave_with_async, leave_in_a_thread):
+        if way is not leave:
+            portal = scope.__enter__()
+            thread = portal.call(threading.current_thread)
+        with pytest.raises(bridge.WouldDeadlock, match="on its own loop"):
+            portal.call(way)
+        within(thread)
+
+
+def test_a_generator_that_owns_it_may_be_closed_on_its_loop() -> None:
+    def owner() -> Generator[Any, None, None]:
+        with bridge.background_loop() as portal:
+            yield portal
+
+    generator = owner()
+    portal = next(generator)
+    thread = portal.call(threading.current_thread)
+    portal.call(generator.close)
+    within(thread)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import anyio
-import anyio.to_thread
 import pytest
 
 import bridge
@@ -50,6 +49,13 @@ async def test_call_with_a_coroutine_instead_of_its_function() -> None:
         TypeError,
         r"write portal\.call\(fetch, \.\.\.\) instead of portal\.call\(fetch\(\.\.\.\)\)",
     )
+    assert is_closed(coro)
+
+
+async def test_call_with_a_coroutine_on_the_loops_own_thread_closes_it_too() -> None:
+    coro: Any = fetch(1)
+    with pytest.raises(TypeError, match=r"needs the function, not the coroutine"):
+        bridge.portal().call(coro)
     assert is_closed(coro)
 
 
@@ -150,7 +156,8 @@ async def test_the_portal_of_no_loop_in_a_plain_thread() -> None:
         with pytest.raises(bridge.WrongThread, match=r"Send the work with bridge\.to_thread\("):
             bridge.portal()
 
-    await anyio.to_thread.run_sync(in_plain_thread)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(in_plain_thread).result(PATIENCE)
 
 
 @pytest.mark.parametrize("nonsense", [None, 7, "fetch", print])

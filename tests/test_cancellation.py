@@ -428,7 +428,10 @@ async def test_a_timeout_while_running_says_how_long_it_waited_and_ran(new_gate:
 async def test_a_timeout_while_queued_says_so_and_withdraws() -> None:
     ran: list[int] = []
     async with busy_executor() as (executor, _gate):
-        with pytest.raises(bridge.OffloadTimeout, match=r"had not begun after 0.02 s.*queue of 'narrow'.*withdrawn"):
+        with pytest.raises(
+            bridge.OffloadTimeout,
+            match=r"had not begun after 0.02 s.*waited for a worker of 'narrow'; it was withdrawn\.",
+        ):
             await bridge.offload(to=executor, timeout=0.02)(ran.append)(1)
         assert executor.statistics().queued == 0
     assert not ran

@@ -116,6 +116,25 @@ def test_every_way_to_a_loop_leads_to_bridges(tmp_path: Path, write: Callable[[s
     assert set(bridge("run", "script.py", cwd=tmp_path).stdout.split()) == {"bridge.loop.event_loop"}
 
 
+def test_where_asyncio_has_no_policies_every_way_leads_to_bridges(
+    tmp_path: Path, write: Callable[[str, str], Path]
+) -> None:
+    """As in Python 3.16."""
+    write("script.py", WHICH_LOOP)
+    write(
+        "without_policies.py",
+        """
+        import asyncio, runpy, sys
+
+        for name in ("get_event_loop_policy", "set_event_loop_policy"):
+            delattr(asyncio, name)
+        sys.argv[:] = ["bridge", "run", "script.py"]
+        runpy.run_module("bridge", run_name="__main__", alter_sys=True)
+        """,
+    )
+    assert set(python("without_policies.py", cwd=tmp_path).stdout.split()) == {"bridge.loop.event_loop"}
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="a loop is made out of nothing up to Python 3.13 only")
 def test_a_loop_that_is_made_on_the_way_is_bridges(tmp_path: Path, write: Callable[[str, str], Path]) -> None:
     write(
@@ -132,20 +151,33 @@ def test_a_loop_that_is_made_on_the_way_is_bridges(tmp_path: Path, write: Callab
     assert bridge("run", "script.py", cwd=tmp_path).stdout == "bridge.loop.event_loop\n"
 
 
-def test_a_script_that_chooses_another_loop_gets_it(tmp_path: Path, write: Callable[[str, str], Path]) -> None:
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)",
+        pytest.param(
+            "asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy()); asyncio.Runner()",
+            marks=pytest.mark.skipif(sys.version_info >= (3, 16), reason="Python 3.16 has no policies"),
+        ),
+    ],
+    ids=["loop_factory", "policy"],
+)
+def test_a_script_that_chooses_another_loop_gets_it(
+    choice: str, tmp_path: Path, write: Callable[[str, str], Path]
+) -> None:
     write(
         "script.py",
-        """
-        import asyncio
+        f"""
+        import asyncio, warnings
 
         async def main():
             print(type(asyncio.get_running_loop()).__module__)
 
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-            runner.run(main())
+        warnings.simplefilter("ignore")  # policies are deprecated
+        {choice}.run(main())
         """,
     )
-    assert "bridge" not in bridge("run", "script.py", cwd=tmp_path).stdout
+    assert bridge("run", "script.py", cwd=tmp_path).stdout.startswith("asyncio.")
 
 
 @pytest.mark.parametrize("options", [[], ["--debug", "--threshold", "0.25"]])
@@ -238,7 +270,8 @@ def test_as_json_each_message_is_one_object_and_there_is_nothing_else(
 LOOK_AROUND = """
     import sys
 
-    print(__name__, __spec__ and __spec__.name, __package__, type(__loader__).__name__, __cached__)
+    print(__name__, __spec__ and __spec__.name, __package__, type(__loader__).__name__, globals().get("__cached__"))
+    print(sorted(globals().keys() - {"__annotations__"}))
     print(__file__, sys.argv, sys.path[0], type(__builtins__).__name__)
     print(sys.modules["__main__"].__dict__ is globals())
 """

@@ -34,7 +34,7 @@ def made_at(thing: Any) -> list[str]:
     assert stack is not None
     assert stack[-1].filename == __file__
     assert stack[-1].line
-    return [frame.name.rpartition(".")[2] for frame in stack]
+    return [frame.name for frame in stack]
 
 
 # -- the switches ------------------------------------------------------------------------------------------------------
@@ -212,3 +212,117 @@ def test_asyncio_logs_what_was_slow_on_its_own_logger(caplog: pytest.LogCaptureF
     slow = [message for message in messages if "took" in message]
     assert any(message.startswith("Executing <Task ") for message in slow)
     assert any(f"created at {__file__}" in message for message in slow)
+
+
+def quick() -> None: ...
+
+
+def fails() -> None:
+    raise ValueError("failed")
+
+
+async def slow_coroutine() -> None: ...
+
+
+def slow_function() -> None: ...
+
+
+async def in_a_thread(ask: Callable[[bridge.Portal], object]) -> None:
+    await bridge.to_thread(ask, bridge.portal())
+
+
+async def after_a_thread() -> None:
+    await bridge.to_thread(quick)
+
+
+async def after_a_failure() -> None:
+    with pytest.raises(ValueError, match="failed"):
+        await bridge.to_thread(fails)
+
+
+async def after_a_process() -> None:
+    await bridge.to_process(quick)
+
+
+async def after_the_loops_executor() -> None:
+    await asyncio.get_running_loop().run_in_executor(None, quick)
+
+
+async def in_a_call() -> None:
+    await in_a_thread(lambda portal: portal.call(slow_function))
+
+
+async def in_a_coroutine() -> None:
+    await in_a_thread(lambda portal: portal.call(slow_coroutine))
+
+
+async def in_a_coroutine_handed_over() -> None:
+    await in_a_thread(lambda portal: portal.run_coroutine_threadsafe(slow_coroutine()).result())
+
+
+async def in_a_callback() -> None:
+    await in_a_thread(lambda portal: portal.call_soon_threadsafe(slow_function))
+
+
+async def in_a_call_of_a_process() -> None:
+    await bridge.to_process(call_back)
+
+
+def call_back() -> None:
+    bridge.portal().call(slow_function)
+
+
+@pytest.mark.parametrize(
+    ("way", "name", "steps"),
+    [
+        (after_a_thread, "after_a_thread()", 2),
+        (after_a_failure, "after_a_failure()", 2),
+        (after_a_process, "after_a_process()", 2),
+        (after_the_loops_executor, "after_the_loops_executor()", 2),
+        (in_a_call, "slow_function", 1),
+        (in_a_coroutine, "slow_coroutine", 1),
+        (in_a_coroutine_handed_over, "slow_coroutine", 1),
+        (in_a_callback, "slow_function()", 1),
+        (in_a_call_of_a_process, "slow_function", 1),
+    ],
+)
+def test_whatever_was_slow_is_named(
+    way: Callable[[], Coroutine[Any, Any, Any]], name: str, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0.0
+        await asyncio.wait_for(asyncio.create_task(way()), PATIENCE)
+        await asyncio.sleep(0)
+
+    caplog.set_level(logging.WARNING, "asyncio")
+    run(main)
+    slow = [message for message in messages(caplog) if message.startswith("Executing")]
+    assert not [message for message in slow if message.startswith(("Executing <bridge.", "Executing <AsyncioJob"))]
+    assert len([message for message in slow if f"{name} " in message or f"{name}>" in message]) >= steps
+
+
+def test_the_main_coroutine_has_the_name_of_the_programs_function(caplog: pytest.LogCaptureFixture) -> None:
+    async def my_main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0.0
+        await asyncio.sleep(0)
+
+    caplog.set_level(logging.WARNING, "asyncio")
+    bridge.run(my_main, debug=True, diagnostics=False)
+    assert any("my_main()" in message for message in messages(caplog))
+
+
+def test_the_exception_handler_works_in_what_a_thread_has_sent(caplog: pytest.LogCaptureFixture) -> None:
+    """It reads the traceback of whatever runs just now."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        await bridge.to_thread(quick)
+        loop.call_exception_handler({"message": "after a thread"})
+        await bridge.to_thread(bridge.portal().call, loop.call_exception_handler, {"message": "in a call"})
+
+    run(main)
+    assert messages(caplog) == ["after a thread", "in a call"]
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "asyncio"]

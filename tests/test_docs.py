@@ -31,7 +31,12 @@ BLOCKED = re.compile("BRG10[1-4]|BRG40[24]")
 LINK = re.compile(r"\[[^]]*\]\((?P<file>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
 #: What uses ProcessExecutor.
 PROCESS = re.compile(r"ProcessExecutor|to_process|\"process\"")
+INTERPRETERS = re.compile("InterpreterPoolExecutor")
+needs_interpreters = pytest.mark.skipif(
+    sys.version_info < (3, 14), reason="Python has InterpreterPoolExecutor from 3.14 on"
+)
 needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="ProcessExecutor needs POSIX")
+NEEDS = [(PROCESS, needs_processes), (INTERPRETERS, needs_interpreters)]
 
 
 class Block(NamedTuple):
@@ -58,7 +63,12 @@ def run_program(code: str, folder: Path, *args: str, warnings: str | None = "err
     done = subprocess.run(
         [sys.executable, *(("-W", warnings) if warnings else ()), program, *args],
         cwd=folder,
-        env={**environment, "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider", "COLUMNS": "80"},
+        env={
+            **environment,
+            "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider",
+            "COLUMNS": "80",
+            "PYTHONUNBUFFERED": "1",  # what is printed and what is logged come in their order
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -79,14 +89,14 @@ def as_pattern(expected: str, *, measured: bool = False) -> str:
 @pytest.mark.parametrize(
     "block",
     [
-        pytest.param(block, id=block.place, marks=[needs_processes] if PROCESS.search(block.code) else [])
+        pytest.param(block, id=block.place, marks=[mark for used, mark in NEEDS if used.search(block.code)])
         for page in (README, *PAGES)
         for block in blocks(page)[1 if page == README else 0 :]  # README's first one has a test of its own
     ],
 )
 def test_a_program_in_the_docs_prints_what_they_say(block: Block, tmp_path: Path) -> None:
     diagnostics = block.page in (README, DIAGNOSTICS, TESTING)
-    hurried = bool(BLOCKED.search(block.output))
+    hurried = bool(BLOCKED.search(block.output)) or "bridge.loop.blocked" in block.output
     output = run_program(block.code, tmp_path, warnings=None if diagnostics else "error", hurried=hurried)
     expected = as_pattern(block.output, measured=diagnostics)
     assert re.fullmatch(expected, output, re.DOTALL), f"expected:\n{block.output}\ngot:\n{output}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import selectors
 import signal
@@ -362,6 +363,27 @@ def test_eager_tasks_can_await_an_offload_and_portal_calls_use_the_task_factory(
         assert await bridge.to_thread(lambda: bridge.portal().call(named)) == "Task"
 
     loop.run_until_complete(main())
+
+
+def test_a_task_factory_is_given_what_create_task_was_as_in_asyncio(loop: EventLoop) -> None:
+    given: list[set[str]] = []
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> Any:
+        given.append(set(kwargs))
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    async def main() -> list[set[str]]:
+        given.clear()
+        running = asyncio.get_running_loop()
+        running.set_task_factory(factory)
+        await running.create_task(asyncio.sleep(0))
+        await running.create_task(asyncio.sleep(0), name="task", context=contextvars.copy_context())
+        running.set_task_factory(None)
+        return list(given)
+
+    ours = loop.run_until_complete(main())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        assert ours == runner.run(main())
 
 
 def test_debug_mode_works_as_in_asyncio(loop: EventLoop) -> None:

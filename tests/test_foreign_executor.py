@@ -10,6 +10,7 @@ import concurrent.futures
 import contextvars
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ import loky
 import pytest
 
 import bridge
+from bridge.executors import foreign_futures
 from bridge.threads.here import here
 from tests.conftest import PATIENCE, Gate, within
 from tests.test_fork import run as run_forking
@@ -307,7 +309,7 @@ def test_a_run_says_what_has_not_ended_and_goes_its_way(
         with caplog.at_level(logging.ERROR):
             bridge.run(main, executors={"x": executor}, shutdown_timeout=0.05)
         (record,) = caplog.records
-        assert record.getMessage().startswith("BRG404 tests.conftest.Gate.wait has not ended")
+        assert re.match(r"BRG404 tests\.conftest\.Gate\.wait( in 'theirs')? has not ended", record.getMessage())
         assert says in record.getMessage()
     gate.open()
 
@@ -478,9 +480,28 @@ async def test_cancelling_the_await_withdraws_what_is_queued_and_waits_for_what_
     assert ran.is_open()
 
 
+class Careless(Scripted):
+    """Its futures are pending until they are done, so that they can be cancelled while their functions run."""
+
+    def begin(self) -> None:
+        self.begun.append(self.queue.pop(0))
+
+    def finish(self) -> None:
+        future, fn = self.begun.pop(0)
+        value = fn()
+        if not future.cancelled():
+            future.set_result(value)
+
+
 @pytest.mark.parametrize("begins", [True, False])
-async def test_a_timeout_says_whether_the_function_had_begun(begins: bool) -> None:
-    foreign, promise = Scripted(), Promise()
+@pytest.mark.parametrize("kind", [Scripted, Careless])
+async def test_a_timeout_says_no_more_than_is_known(
+    begins: bool, kind: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only of some executors is it known that what could be cancelled had not begun."""
+    if kind is Scripted:
+        monkeypatch.setattr(foreign_futures, "_CAREFUL", {__name__})
+    foreign, promise = kind(), Promise()
     async with bridge.ForeignExecutor(foreign, name="theirs") as executor, anyio.create_task_group() as tasks:
         limited = bridge.offload(to=executor, timeout=0.05, cancel="abandon")(int)
         tasks.start_soon(promise.of, limited)
@@ -491,8 +512,53 @@ async def test_a_timeout_says_whether_the_function_had_begun(begins: bool) -> No
         if begins:
             foreign.finish()
     assert isinstance(promise.error, bridge.OffloadTimeout)
-    expected = "it had begun, and could not be ended" if begins else "it had not begun, and was withdrawn"
+    expected = "its future was cancelled, but it may run all the same: Careless is not known to mark what has begun"
+    if kind is Scripted:
+        expected = "it could not be withdrawn any more" if begins else "it had not begun, and was withdrawn"
     assert f"int did not end within 0.05 s on 'theirs', queueing included; {expected}" in str(promise.error)
+
+
+@pytest.mark.parametrize("kind", [Scripted, Careless])
+async def test_what_is_dropped_is_said_not_to_have_begun_only_where_that_is_known(
+    kind: type[Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind is Scripted:
+        monkeypatch.setattr(foreign_futures, "_CAREFUL", {__name__})
+    foreign, dropped, cancelled = kind(), Promise(), Promise()
+    async with anyio.create_task_group() as tasks:
+        executor = bridge.ForeignExecutor(foreign, name="theirs")
+        tasks.start_soon(cancelled.of, executor.run, int)
+        await until(lambda: len(foreign.queue) == 1)
+        foreign.queue[0][0].cancel()
+        await cancelled.done.reached()
+        tasks.start_soon(dropped.of, executor.run, int)
+        await until(lambda: len(foreign.queue) == 2)
+        executor.shutdown(wait=False, cancel_futures=True)
+        await dropped.done.reached()
+    for promise, why in ((dropped, "was withdrawn"), (cancelled, "was cancelled by its executor")):
+        assert isinstance(promise.error, bridge.ExecutorClosed)
+        assert why in str(promise.error)
+        assert ("had not begun on 'theirs'" in str(promise.error)) is (kind is Scripted)
+        assert ("may run all the same" in str(promise.error)) is (kind is Careless)
+
+
+def test_of_the_standard_executors_and_lokys_it_is_known_that_they_mark_what_has_begun(pool: ThreadPoolExecutor) -> None:
+    processes = concurrent.futures.ProcessPoolExecutor(1)
+    known: list[Any] = [pool, processes, loky.ProcessPoolExecutor(1), loky.get_reusable_executor(1)]
+    assert [foreign_futures.knows_beginnings(each) for each in known] == [True] * 4
+    assert not foreign_futures.knows_beginnings(Scripted())
+    for each in known[1:]:
+        each.shutdown()
+
+
+def test_the_end_of_the_program_is_no_shutdown_by_others() -> None:
+    class Ending(Scripted):
+        def submit(self, fn: Any, *args: Any, priority: int = 0, **kwargs: Any) -> Future[Any]:  # type: ignore[override]
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    with bridge.ForeignExecutor(Ending(), name="theirs") as executor:
+        with pytest.raises(bridge.ExecutorClosed, match=r"Ending behind 'theirs' takes no more work.*program is ending"):
+            executor.submit(int)
 
 
 async def test_streaming_without_shared_memory_is_refused_with_the_way_out() -> None:
@@ -523,7 +589,7 @@ async def test_whoever_waits_is_told_when_the_executor_is_shut_down_underneath()
     assert executor.statistics().cancelled == 2
 
 
-async def test_likewise_for_a_thread_pool(gate: Gate) -> None:
+async def test_a_thread_pool_that_is_shut_down_answers_too(gate: Gate) -> None:
     promise, pool = Promise(), ThreadPoolExecutor(1)
     async with bridge.ForeignExecutor(pool) as executor, anyio.create_task_group() as tasks:
         running = executor.submit(gate.wait)
@@ -731,7 +797,7 @@ async def test_lokys_reusable_executor_runs_functions_and_is_left_open(shared: A
         assert await executor.run(pid_and, 1) == (True, 1)
         assert executor.submit(pid_and, number=2).result(PATIENCE) == (True, 2)
         assert [found async for found in executor.amap(pid_and, range(20))] == [(True, number) for number in range(20)]
-        with pytest.raises(bridge.WrongThread, match=r"bridge\.portal\(\) was called in a thread that no loop has sent"):
+        with pytest.raises(bridge.WrongThread, match=r"bridge\.portal\(\) was called in a thread that knows no loop"):
             await executor.run(bridge.portal)
         with pytest.raises(Exception, match="pickle"):
             await executor.run(print, Unpicklable())

@@ -9,7 +9,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -216,7 +218,7 @@ def test_an_async_method_as_a_callback_likewise(events: list[Event], warned: lis
     run(main)
     [event] = events
     assert source_of(event.place).endswith("# the line")
-    assert event.advice == "lambda: asyncio.create_task(tick(...))"
+    assert event.advice == "lambda: asyncio.create_task(Ticker().tick(1))"
 
 
 def test_a_callback_of_call_soon_is_told_without_a_line(
@@ -230,6 +232,159 @@ def test_a_callback_of_call_soon_is_told_without_a_line(
     [event] = events
     assert event.place is None
     assert event.headline == "a coroutine was never awaited: save(), called by the loop"
+
+
+class Handler:
+    async def __call__(self, number: int = 0) -> None:
+        raise AssertionError("it is never run")
+
+
+handler = Handler()
+send = AsyncMock(name="mailer.send")
+nameless = AsyncMock()
+
+CALLBACKS: dict[str, tuple[Any, str, str]] = {
+    "an object": (handler, "Handler.__call__", "that_object"),
+    "a partial of an object": (partial(handler, 2), "Handler.__call__", "that_object"),
+    "a mock": (send, "AsyncMock mailer.send", "mailer.send"),
+    "a mock of a mock": (nameless.a.b, "AsyncMock mock.a.b", "mock.a.b"),
+    "a mock that a mock has returned": (AsyncMock(name="make()"), "AsyncMock make()", "that_mock"),
+    "a partial of a mock": (partial(send, 2), "AsyncMock mailer.send", "mailer.send"),
+}
+
+
+@pytest.mark.parametrize("what", CALLBACKS)
+def test_an_object_as_a_callback_is_called_by_its_name_on_every_loop(
+    what: str,
+    loop_factory: Callable[[], Any] | None,
+    events: list[Event],
+    warned: list[warnings.WarningMessage],
+) -> None:
+    callback, name, written = CALLBACKS[what]
+
+    async def main() -> None:
+        async with bridge.watch():
+            asyncio.get_running_loop().call_soon(callback)
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    [event] = events
+    assert event.place is None
+    assert event.headline == f"a coroutine was never awaited: {name}(), called by the loop"
+    assert event.advice is not None
+    assert event.advice.replace("...", "") == f"lambda: asyncio.create_task({written}())"
+    text = "\n".join(event.details)
+    assert "asyncio" not in text.replace("test_forgotten", "")
+    assert "unittest" not in text
+
+
+def test_an_object_as_a_callback_is_shown(events: list[Event], warned: list[warnings.WarningMessage]) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(handler, 1)
+        await asyncio.sleep(0)
+
+    run(main)
+    [event] = events
+    assert event.advice == "lambda: asyncio.create_task(that_object(...))"
+    assert f"the callback is {handler!r}" in event.details
+    assert event.details[-1].startswith(f"Handler.__call__ is defined at {__file__}:")
+
+
+def test_in_debug_mode_asyncio_lets_an_object_pass_as_a_callback(
+    events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    async def main() -> None:
+        async with bridge.watch():
+            asyncio.get_running_loop().call_soon(handler)  # the line
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop, debug=True) as runner:
+        runner.run(main())
+    [event] = events
+    assert source_of(event.place).endswith("# the line")
+    assert event.advice == "lambda: asyncio.create_task(handler())"
+
+
+def test_an_object_as_a_timers_callback_is_told_by_the_line_that_set_the_timer(
+    events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0, handler, 1)  # the line
+        loop.call_later(0, send)  # the line
+        loop.call_later(0, partial(send, 2))  # the line
+        loop.call_later(0, partial(print, end=""))
+        await asyncio.sleep(0.001)
+
+    run(main)
+    assert [source_of(event.place).endswith("# the line") for event in events] == [True] * 3
+    assert [event.advice for event in events] == [
+        f"lambda: asyncio.create_task({call})" for call in ("handler(1)", "send()", "partial(send, 2)()")
+    ]
+
+
+def test_the_call_of_an_object_is_awaited(events: list[Event], warned: list[warnings.WarningMessage]) -> None:
+    async def main() -> None:
+        handler(1)  # type: ignore[unused-coroutine]
+        Handler()(2)  # type: ignore[unused-coroutine]
+        print(handler(3), end="")
+
+    run(main)
+    assert [event.advice for event in events] == [
+        "await handler(1)",
+        "await Handler()(2)",
+        "await that_object(...)",  # which of the two calls it was, the line does not tell
+    ]
+
+
+def test_what_a_callback_returns_is_told_by_the_callback(
+    events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(lambda: send(3))  # the line
+        await asyncio.sleep(0)
+
+    run(main)
+    [event] = events
+    assert source_of(event.place).endswith("# the line")
+    assert "returned to the loop by the callback at" in event.headline
+    assert event.advice == "asyncio.create_task(mailer.send(...))"
+
+
+def test_what_a_task_keeps_until_its_end_is_no_callback(
+    events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    async def main() -> None:
+        kept = send(3)
+        await asyncio.sleep(0)
+        assert kept
+
+    run(main)
+    [event] = events
+    assert event.advice == "await mailer.send(...)"
+
+
+async def give_a_lambda_to_the_loop() -> None:
+    asyncio.get_running_loop().call_soon(lambda: save("a"))
+    await asyncio.sleep(0.01)
+
+
+def start_saving() -> None:
+    save("a")  # type: ignore[unused-coroutine]
+
+
+async def give_a_plain_function_to_the_loop() -> None:
+    asyncio.get_running_loop().call_soon(start_saving)
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("main", [give_a_lambda_to_the_loop, give_a_plain_function_to_the_loop])
+def test_where_nothing_can_be_awaited_a_task_is_made(
+    main: Any, events: list[Event], warned: list[warnings.WarningMessage]
+) -> None:
+    run(main)
+    assert [event.advice for event in events] == ["asyncio.create_task(save('a'))"]
 
 
 def test_one_that_is_awaited_or_closed_is_not_told(events: list[Event]) -> None:

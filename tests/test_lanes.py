@@ -80,6 +80,15 @@ def test_what_is_no_executor_is_refused_before_anything_runs(executors: Any) -> 
         bridge.run(main, executors=executors)
 
 
+def test_an_executor_of_others_is_wrapped_to_be_a_lane() -> None:
+    async def main() -> None:
+        raise AssertionError("ran")
+
+    pool: Any = concurrent.futures.ThreadPoolExecutor(1)
+    with pytest.raises(TypeError, match=r'"db": bridge\.ForeignExecutor\(ThreadPoolExecutor\(\.\.\.\)\)'):
+        bridge.run(main, executors={"db": pool})
+
+
 def test_a_single_worker_lane_runs_one_function_at_a_time() -> None:
     async def main() -> list[int]:
         order: list[int] = []

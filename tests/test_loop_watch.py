@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import bridge
+from bridge.diagnostics import places
 from bridge.diagnostics.events import Event, stream
 from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import capture
@@ -28,6 +29,7 @@ from bridge.loop.watch.readings import Reading
 from bridge.loop.watch.views import Glance, View
 from bridge.loop.watch.watcher import LoopWatcher
 from tests.conftest import Gate, within
+from tests.interruptions import interrupt, of_bridge, where_handlers_run
 
 APP = "/srv/app.py"
 IMPORT = "<frozen importlib._bootstrap>"
@@ -61,6 +63,7 @@ class PlayedView(View):
         self.calls = True
         self.seconds = 0.1
         self.debugging = False
+        self.served: str | None = None
         self.at_waking: Callable[[], None] | None = None
         self.frames: list[FrameType] = []
 
@@ -84,6 +87,9 @@ class PlayedView(View):
     def debug(self) -> bool:
         return self.debugging
 
+    def serves(self) -> str | None:
+        return self.served
+
 
 class PlayedClocks:
     """Clocks that stand still unless they are put on."""
@@ -103,6 +109,9 @@ class PlayedClocks:
 
     def starving(self, *now: float) -> float:
         return self.starves_for
+
+    def close(self) -> None:
+        pass
 
     def may_wait_for_a_thread(self) -> bool:
         return self.waits_for_a_thread
@@ -826,6 +835,38 @@ def test_between_two_runs_that_follow_one_another_no_clock_is_read(scene: Scene)
     assert len(scene.clocks.read_at) == count
 
 
+# -- a loop that bridge has started for its own purposes -----------------------------------------------------------------
+
+
+def test_of_a_loop_of_bridges_own_only_the_programs_code_is_reported(scene: Scene) -> None:
+    scene.view.served = "render"
+    scene.runs("a", files=(places.PACKAGE + "executors/process/crew.py",))
+    scene.looks(1.0)
+    scene.runs("b", 2, files=(APP, places.PACKAGE + "executors/process/crew.py"))
+    scene.look(0.1)
+    assert scene.told == [("BRG101", 100)]
+    (event,) = scene.heard
+    assert event.headline.startswith(f"the loop that serves 'render' has been blocked for 100 ms at {APP}:")
+    assert event.advice == (
+        "a queue.SimpleQueue, or another thread, for what takes long: all calls of the executor wait for it"
+    )
+    scene.sleeps()
+    scene.look(0.01)
+    assert scene.codes == ["BRG101", "BRG102"]
+
+
+def test_nor_is_it_reported_what_holds_such_a_loop_up(scene: Scene) -> None:
+    scene.view.served = "render"
+    scene.runs("a")
+    scene.look(0.01)
+    play_another_thread_that_holds_the_gil(scene, 0.3)
+    scene.look(0.35, late=0.3, kept_out=0.3)
+    play_turn(scene, [APP] * 60, turn=2)
+    scene.sleeps()
+    scene.look(0.01)
+    assert scene.codes == []
+
+
 # -- the end of a run --------------------------------------------------------------------------------------------------
 
 
@@ -870,24 +911,68 @@ def test_a_loop_that_stops_waits_for_the_look_that_has_begun(scene: Scene, gate:
     assert scene.codes == ["BRG101", "BRG102"], "and has the last word"
 
 
-def test_a_handler_that_waits_for_the_loop_to_stop_does_not_hold_it_for_ever(
-    scene: Scene, gate: Gate, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("looking", [False, True])
+def test_a_stop_that_a_signal_interrupts_keeps_no_later_look_waiting(
+    monkeypatch: pytest.MonkeyPatch, new_gate: type[Gate], looking: bool
+) -> None:
+    def counts(code: CodeType, offset: int) -> bool:
+        return of_bridge(code, offset) and where_handlers_run(code, offset)
+
+    number, position = 0, None
+    while number == 0 or position is not None:
+        number += 1
+        scene, begun, go_on = Scene(monkeypatch), new_gate(), new_gate()
+        scene.runs("a")
+        scene.look(0.1)
+        if looking:
+            scene.view.threshold = lambda begun=begun, go_on=go_on: (begun.open(), go_on.wait(), 0.1)[-1]  # type: ignore[method-assign]
+            look = threading.Thread(target=scene.look, args=(0.01,))
+            look.start()
+            begun.wait()
+            monkeypatch.setattr(module, "_PATIENCE", 0.01)
+        position = interrupt(scene.watcher.pause, number, counts=counts)
+        go_on.open()
+        if looking:
+            within(look)
+        scene.watcher.resume()
+        later = threading.Thread(target=scene.look, args=(0.01,))
+        later.start()
+        within(later)
+    assert number > 2
+
+
+def test_a_loop_that_is_over_is_watched_no_more_whoever_should_have_said_so(scene: Scene) -> None:
+    scene.runs("a")
+    scene.look(0.05)
+    scene.view.is_over = lambda: True  # type: ignore[method-assign]
+    assert scene.look(0.5) is None
+    assert scene.watcher.closed
+    assert scene.watcher._seen is None
+    assert scene.heard == []
+
+
+def test_a_look_that_takes_too_long_does_not_hold_a_loop_that_stops(
+    scene: Scene, gate: Gate, new_gate: type[Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.01)
+    looking = new_gate()
+    threshold = scene.view.threshold
 
-    def wait_for_the_loop(event: Event) -> None:
-        if event.code == "BRG101":
-            gate.wait()
+    def slow() -> float:
+        looking.open()
+        gate.wait()
+        return threshold()
 
     scene.runs("a")
-    with bridge.on_event(wait_for_the_loop):
-        watchdog = threading.Thread(target=scene.look, args=(0.1,))
-        watchdog.start()
-        while not scene.heard:
-            pass
-        scene.watcher.pause()
-        gate.open()
-        within(watchdog)
+    scene.look(0.1)
+    scene.view.threshold = slow  # type: ignore[method-assign]
+    watchdog = threading.Thread(target=scene.look, args=(0.01,))
+    watchdog.start()
+    looking.wait()
+    scene.watcher.pause()
+    assert scene.codes == ["BRG101"]
+    gate.open()
+    within(watchdog)
     scene.look(0.05)
     assert scene.codes == ["BRG101", "BRG102"], "told at the next look"
 

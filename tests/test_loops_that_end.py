@@ -338,7 +338,7 @@ def watch(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Sentry:
     """A sentry on whose rounds the test decides, in the place of the real one."""
     sentry = Sentry(clock, lambda seconds: None)
 
-    sentry.off_duty = False  # as if its thread were there already
+    sentry.permits.clear()  # as if its thread were there already
     monkeypatch.setattr(host_module, "sentry", sentry)
     return sentry
 
@@ -411,12 +411,12 @@ def test_the_sentry_watches_a_loop_that_comes_while_it_is_on_duty(
     monkeypatch.setattr(host_module, "sentry", sentry)
     with loop_of(loop_factory) as (_, first), loop_of(loop_factory) as (_, second):
         first_future = first.run_coroutine_threadsafe(anyio.sleep(0))
-        assert not sentry.off_duty
+        assert not sentry.permits
         second_future = second.run_coroutine_threadsafe(anyio.sleep(0))
         let_time_pass(lambda: first_future.done() and second_future.done())
         assert isinstance(first_future.exception(), bridge.LoopClosed)
         assert isinstance(second_future.exception(), bridge.LoopClosed)
-    let_time_pass(lambda: sentry.off_duty)  # nobody waits any more: its thread leaves
+    let_time_pass(lambda: bool(sentry.permits))  # nobody waits any more: its thread leaves
 
 
 # -- trio ----------------------------------------------------------------------------------------------------------------

@@ -309,10 +309,11 @@ def test_what_a_loop_does_by_itself_has_no_chain(events: list[Event]) -> None:
 
 def test_a_chain_has_an_end() -> None:
     last, longest = None, 0
-    for number in range(100):
+    for _ in range(100):
         job = SitedJob(len, (), {}, None)
-        job.queued_at, job.site = float(number), submit_site()
-        last = trail.Step(job, "thread", last)
+        job.site = submit_site()
+        last = trail.Step("thread", last)
+        last.job = job
         last.settle()
         longest = max(longest, len(list(trail.described(last))))
     assert longest == trail._LONGEST

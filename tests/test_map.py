@@ -397,3 +397,47 @@ async def test_map_inside_a_function_that_map_runs(new_gate: type[Gate]) -> None
     async with bridge.ThreadExecutor(1) as executor:
         with anyio.fail_after(PATIENCE):
             assert [x async for x in executor.amap(outer, range(5))] == [sum(2 * m for m in range(n)) for n in range(5)]
+
+
+@pytest.mark.anyio
+async def test_a_proxy_whose_class_cannot_be_asked_for_fails_with_its_own_error() -> None:
+    with pytest.raises(ValueError, match="bad") as raised:
+        [_ async for _ in bridge.map(Proxy(), [1])]
+    assert any("input 0" in note for note in raised.value.__notes__)
+
+
+class Proxy:
+    """As werkzeug's LocalProxy outside of its context."""
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("working outside of context")
+
+    def __call__(self, number: int) -> int:
+        raise ValueError("bad")
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_map_without_inputs_is_refused() -> None:
+    async with bridge.ThreadExecutor(1) as executor:
+        for use in (bridge.map, executor.amap):
+            with pytest.raises(TypeError, match=r"needs inputs: write bridge\.map\(fn, inputs\)"):
+                use(str)
+
+
+@pytest.mark.parametrize("nonsense", [5, None, print])
+async def test_an_input_that_cannot_be_iterated_is_refused(nonsense: Any) -> None:
+    async with bridge.ThreadExecutor(1) as executor:
+        for use in (bridge.map, executor.amap):
+            with pytest.raises(TypeError, match=r"needs iterables of inputs, not .*functools\.partial"):
+                use(str, [1], nonsense)
+
+
+async def test_inputs_may_be_a_sequence_of_the_old_kind() -> None:
+    class Old:
+        def __getitem__(self, index: int) -> int:
+            return [1, 2][index]
+
+    assert [text async for text in bridge.map(str, Old())] == ["1", "2"]  # type: ignore[call-overload]

@@ -446,3 +446,40 @@ def test_both_ways_of_measuring_agree() -> None:
     pid = os.getpid()
     assert tree._rss_elsewhere(pid) == pytest.approx(tree.rss(pid), rel=0.2)
     assert tree._rss_elsewhere(2**22 + 1) == 0
+
+
+# -- what bridge itself has ended ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exitcode", [-signal.SIGTERM, -signal.SIGKILL])
+def test_what_bridge_has_ended_was_not_somebody(exitcode: int) -> None:
+    for error in (
+        obituary.ended_with_another("work.crunch", 4711, exitcode, "crew"),
+        obituary.ended_at_close("work.crunch", 4711, exitcode, "crew", 0.25),
+        obituary.memory_exceeded(4711, "work.crunch", 413 << 20, 200 << 20, "crew"),
+    ):
+        assert "ended" in str(error)
+        assert "work.crunch" in str(error)
+        assert "somebody" not in str(error)
+        assert "kill -9" not in str(error)
+
+
+@linux_only
+def test_a_stopped_process_is_known_by_its_signal_also_when_the_news_was_collected() -> None:
+    process = subprocess.Popen(["sleep", "3600"], process_group=0)  # SIGTTIN stops nothing in an orphaned group
+    try:
+        assert tree.stopping_signal(process.pid) is None
+        os.kill(process.pid, signal.SIGTTIN)
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT) is None:
+            pass
+        assert tree.stopping_signal(process.pid) == "SIGTTIN"
+        assert tree.stopping_signal(process.pid) == "SIGTTIN"  # it was only looked at
+        os.waitpid(process.pid, os.WUNTRACED)
+        assert tree.stopping_signal(process.pid) == "a signal"
+        os.kill(process.pid, signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        assert tree.stopping_signal(process.pid) is None
+    finally:
+        process.kill()
+        process.wait()
+    assert tree.stopping_signal(process.pid) is None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import bridge
+from tests.conftest import events_of
 
 pytestmark = pytest.mark.anyio
 
@@ -106,11 +111,11 @@ async def test_an_executor_can_be_named_directly() -> None:
 # -- bad input -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("async_fn", [fetch, fetch_all])
-def test_an_async_function_is_refused_at_the_decoration(async_fn: Any) -> None:
+@pytest.mark.parametrize(("async_fn", "instead"), [(fetch, "await"), (fetch_all, "async for item in")])
+def test_an_async_function_is_refused_at_the_decoration(async_fn: Any, instead: str) -> None:
     name = async_fn.__name__
     for decorate in (bridge.offload, bridge.offload(timeout=1)):
-        with pytest.raises(TypeError, match=rf"{name} is an async function.*`await {name}\(\.\.\.\)`"):
+        with pytest.raises(TypeError, match=rf"{name} is an async function.*`{instead} {name}\(\.\.\.\)`"):
             decorate(async_fn)
 
 
@@ -134,6 +139,102 @@ def test_what_is_not_a_function_is_refused(thing: Any) -> None:
             decorate(thing)
     with pytest.raises(TypeError, match="a function is needed, not"):
         bridge.map(thing, [1])
+
+
+def numbers() -> Any:
+    yield 1
+
+
+def given() -> None:
+    """What is not a function, most often because it has been called already."""
+
+
+async def run_in_an_executor(thing: Any) -> Any:
+    async with bridge.ThreadExecutor(1) as executor:
+        return await executor.run(thing)
+
+
+SENDERS: dict[str, Callable[[Any], Any]] = {
+    "to_thread": bridge.to_thread,
+    "to_process": bridge.to_process,
+    "offload": lambda thing: bridge.offload(timeout=1)(thing)(),
+    "map": lambda thing: anext(bridge.map(thing, [1])),
+    "stream": lambda thing: anext(bridge.stream(thing)),
+    "run": run_in_an_executor,
+    "submit": lambda thing: bridge.ThreadExecutor(1).submit(thing),
+    "Executor.map": lambda thing: bridge.ThreadExecutor(1).map(thing, [1]),
+    "amap": lambda thing: anext(bridge.ThreadExecutor(1).amap(thing, [1])),
+}
+
+CALLED: dict[str, tuple[Callable[[], Any], str]] = {
+    "a result": (lambda: 5, r"5\. Hand over the function and its arguments, `fn, \.\.\.`, and not .*`fn\(\.\.\.\)`"),
+    "nothing": (given, r"None\. Hand over the function"),
+    "a coroutine": (
+        fetch,
+        r"has made\. Write `await fetch\(\.\.\.\)`.*to_process\(fetch, ",
+    ),
+    "an async generator": (fetch_all, r"has made\. Write `async for item in fetch_all\(\.\.\.\)`"),
+    "a generator": (numbers, r"the generator that numbers\(\.\.\.\) has made\. .*`bridge\.stream\(numbers, \.\.\.\)`"),
+}
+
+
+@pytest.mark.parametrize("what", CALLED)
+@pytest.mark.parametrize("sender", SENDERS)
+async def test_what_was_called_already_is_refused_with_what_to_write(sender: str, what: str) -> None:
+    """A coroutine is closed, so that nothing else is reported about it."""
+    make, message = CALLED[what]
+    with events_of("BRG201", "BRG202") as events, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", RuntimeWarning)
+        with pytest.raises(TypeError, match=f"a function is needed, not .*{message}"):
+            await SENDERS[sender](make())
+        gc.collect()
+    assert not events
+    assert [each for each in warned if each.category is RuntimeWarning] == []
+
+
+async def test_a_place_that_is_given_as_the_function_is_written_as_an_option() -> None:
+    with pytest.raises(TypeError, match=r'write @bridge\.offload\(to="process"\) above the function'):
+        bridge.offload("process")  # type: ignore[call-overload]
+    with ThreadPoolExecutor(1) as pool, pytest.raises(TypeError, match=r"write @bridge\.offload\(to=executor\)"):
+        bridge.offload(pool)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("option", ["to", "timeout", "cancel"])
+@pytest.mark.parametrize("sender", ["to_thread", "to_process", "run"])
+async def test_an_option_among_the_arguments_is_written_as_one_of_offload(sender: str, option: str) -> None:
+    async with bridge.ThreadExecutor(1) as executor:
+        send: Any = executor.run if sender == "run" else getattr(bridge, sender)
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'") as caught:
+            await send(where, **{option: 5})
+        notes = "\n".join(caught.value.__notes__)
+        assert f"Write `await bridge.offload({option}=...)(where)(...)`" in notes
+        with pytest.raises(TypeError) as other:
+            await send(where, timed=5)
+        assert not any("bridge.offload" in note for note in getattr(other.value, "__notes__", ()))
+
+
+async def test_an_executor_of_others_is_wrapped() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for use in (
+            lambda: bridge.offload(to=pool),  # type: ignore[call-overload]
+            lambda: bridge.map(where, [1], to=pool),  # type: ignore[call-overload]
+        ):
+            with pytest.raises(TypeError, match=r"to=bridge\.ForeignExecutor\(ThreadPoolExecutor\(\.\.\.\)\)\."):
+                use()
+        with pytest.raises(TypeError, match=r"to=bridge\.ForeignExecutor\(ThreadPoolExecutor\(\.\.\.\)\)\."):
+            await anext(bridge.stream(numbers, to=pool))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        (ThreadPoolExecutor, r"bridge\.ForeignExecutor\(ThreadPoolExecutor\(\)\)"),
+        (bridge.ThreadExecutor, r"bridge\.ThreadExecutor\(\)"),
+    ],
+)
+async def test_the_class_of_an_executor_is_no_place(kind: Any, made: str) -> None:
+    with pytest.raises(TypeError, match=rf"Create an instance, .*: to={made}\."):
+        bridge.offload(to=kind)
 
 
 @pytest.mark.parametrize("to", [5, 1.5, threading.Thread, ["thread"], None])
@@ -163,13 +264,13 @@ async def test_an_unknown_lane_is_refused_with_those_that_there_are() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1, -0.5, float("-inf"), float("nan")])
 def test_a_timeout_that_is_not_positive_is_refused(timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout= must be positive, in seconds"):
+    with pytest.raises(ValueError, match="timeout= is in seconds and must be positive"):
         bridge.offload(timeout=timeout)
 
 
 @pytest.mark.parametrize("timeout", ["5", True, [1], object()])
 def test_a_timeout_that_is_no_number_is_refused(timeout: Any) -> None:
-    with pytest.raises(TypeError, match="timeout= is in seconds, or None"):
+    with pytest.raises(TypeError, match=r"timeout= is in seconds, not .*: write timeout=30\.0, or None"):
         bridge.offload(timeout=timeout)
 
 

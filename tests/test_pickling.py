@@ -162,7 +162,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("obj", PLAIN, ids=repr)
+@pytest.mark.parametrize("obj", PLAIN)
 def test_what_is_plain_and_small_is_a_plain_pickle(out: Way, obj: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Packer, "_pack", None)  # the thorough way
     parcel = out.packer.pack(obj, limit=LARGE)
@@ -174,7 +174,17 @@ def test_what_is_plain_and_small_is_a_plain_pickle(out: Way, obj: Any, monkeypat
 @pytest.mark.parametrize(
     "obj",
     [lambda: 1, [].append, Plain(1), "x" * 5000, [0] * 17, {1: 2}, threading.Thread, int.from_bytes, "ab".upper],
-    ids=lambda obj: f"{obj!r:.30}",
+    ids=[
+        "lambda",
+        "method of a list",
+        "object",
+        "long text",
+        "long list",
+        "odd key",
+        "class",
+        "classmethod",
+        "method of a str",
+    ],
 )
 def test_what_may_not_be_plain_takes_the_thorough_way(obj: Any) -> None:
     assert not plain.is_plain(obj, 3)

@@ -6,6 +6,7 @@ Each test works on the loop of `anyio_backend` and does its blocking part in a w
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
@@ -665,3 +666,71 @@ def test_a_call_that_was_refused_stays_refused_when_it_is_refused_again() -> Non
     assert call.refused
     with pytest.raises(bridge.LoopClosed, match="once"):
         call.unwrap()
+
+
+# -- the end of a wait for what `with portal` has started ----------------------------------------------------------------
+
+
+class Started:
+    """A coroutine that runs until it is cancelled, and whether it was."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.ended = threading.Event()
+
+    async def run(self) -> None:
+        self.begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0)
+            self.ended.set()
+
+
+SENDERS = {"bridge": bridge.to_thread, "anyio": lambda fn: anyio.to_thread.run_sync(fn, abandon_on_cancel=False)}
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+async def test_a_cancelled_function_does_not_wait_for_what_its_scope_has_started_but_for_its_end(sender: str) -> None:
+    started, after = Started(), []
+
+    def work() -> None:
+        with bridge.portal() as portal:
+            portal.run_coroutine_threadsafe(started.run())
+        after.append("the wait came back without an exception")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(SENDERS[sender], work)
+        while not started.begun.is_set():
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+    assert started.ended.is_set()
+    assert after == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to a thread")
+async def test_ctrl_c_while_a_scope_is_left_cancels_what_it_has_started() -> None:
+    """In a program of its own, where the main thread waits."""
+    code = """
+import asyncio, os, signal, bridge
+
+async def job(portal):
+    while portal._started is not None:
+        await asyncio.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        await asyncio.sleep(0)
+        print("cleaned up")
+
+with bridge.background_loop() as loop:
+    try:
+        with loop as portal:
+            portal.run_coroutine_threadsafe(job(portal))
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    ran = await anyio.run_process([sys.executable, "-c", code], stderr=None, check=True)
+    assert ran.stdout.decode().split("\n") == ["cleaned up", "interrupted", ""]

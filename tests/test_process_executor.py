@@ -3,11 +3,13 @@
 # ruff: noqa: F811 - fixtures are imported by name
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -16,6 +18,7 @@ import pytest
 from process_targets import Deliberate, Gate
 
 import bridge
+from tests.conftest import PATIENCE
 from tests.processes import (  # noqa: F401
     anyio_backend,
     attempt_all,
@@ -139,6 +142,30 @@ async def test_coroutine_functions_run_on_a_loop_in_the_worker(executor: bridge.
         await executor.run(targets.fail_later)
 
 
+def be_impatient() -> None:
+    from bridge.executors.process.worker import coroutine
+
+    coroutine.SHUTDOWN_TIMEOUT = 0.05
+
+
+async def leave_a_task_that_does_not_end() -> int:
+    async def swallow_every_cancellation() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.get_running_loop().create_future()
+
+    targets.kept = asyncio.create_task(swallow_every_cancellation())  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    return 42
+
+
+async def test_a_task_that_a_coroutine_leaves_does_not_keep_its_result() -> None:
+    async with bridge.ProcessExecutor(1, initializer=be_impatient) as executor:
+        with anyio.fail_after(PATIENCE):
+            assert await executor.run(leave_a_task_that_does_not_end) == 42
+            assert await executor.run(targets.sleep_and_return, 1, 0.001) == 1
+
+
 async def test_a_coroutine_closure_runs_too(executor: bridge.ProcessExecutor) -> None:
     number = 41
 
@@ -195,3 +222,21 @@ async def test_jobs_of_another_threads_loop_and_of_no_loop_are_welcome(executor:
         while thread.is_alive():
             await anyio.sleep(0.001)
     assert found == [32, [8, 9], 64]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Executor.map has buffersize= from Python 3.14 on")
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_reads_no_further_ahead_than_buffersize(chunksize: int) -> None:
+    read: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        for number in range(30):
+            read.append(number)
+            yield number
+
+    with bridge.ProcessExecutor(1) as executor:
+        results = executor.map(abs, numbers(), chunksize=chunksize, buffersize=2)
+        assert len(read) == 2 * chunksize
+        assert next(results) == 0
+        assert len(read) <= 3 * chunksize + 1
+        assert list(results) == list(range(1, 30))

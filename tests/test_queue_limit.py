@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import process_targets as targets
@@ -181,6 +182,149 @@ def test_a_stop_before_it_was_submitted_is_no_excuse(played: Played, events: lis
     assert earlier.cancel()
     played.later(1.0)
     assert len(events) == 1
+
+
+# -- a queue that moves ------------------------------------------------------------------------------------------------
+
+
+class Floor:
+    """Workers, threads or processes, that do what the test says, and a queue that was filled at once."""
+
+    def __init__(self, kind: str, clock: PlayedClock, workers: int):
+        self.clock = clock
+        self.kind = kind
+        self.waiting = [bridge.threads.job.Job(query, (), {}, None) for _ in range(10_000)]
+        self.workers = [
+            SimpleNamespace(job=None, has_slot=True, placed=True, lent=False, pid=1, thread=threading.current_thread())
+            for _ in range(workers)
+        ]
+        self.samples: list[tuple[float, float, float]] = []
+        shared: dict[str, Any] = {"name": "x", "closing": False, "resting": [], "max_workers": workers}
+        if kind == "threads":
+            self.pool = SimpleNamespace(
+                **shared, queue=self.waiting, workers=self.workers, samples=self.samples, crowded=False
+            )
+            self.watch: queue_watch.QueueWatch = PoolWatch(Weak(self.pool), 1.0)  # type: ignore[arg-type]
+            self.watch._pool = lambda: self.pool  # type: ignore[attr-defined, assignment, return-value]
+        else:
+            roster = SimpleNamespace(queued=self.waiting, members=self.workers, running=workers, outcomes=self)
+            self.pool = SimpleNamespace(**shared, roster=roster)
+            self.pool.options = self.pool
+            self.watch = CrewWatch(Weak(self.pool), 1.0)  # type: ignore[arg-type]
+            self.watch._crew = lambda: self.pool  # type: ignore[attr-defined, assignment, return-value]
+
+    def begin(self, *workers: int) -> None:
+        """These end what they run, and begin the next call."""
+        for each in workers:
+            worker = self.workers[each]
+            if worker.job is not None:
+                self.samples.append((worker.job.queued_at, worker.job.started_at, self.clock.now))
+            worker.job = self.waiting.pop(0)
+            worker.job.started_at = self.clock.now
+
+    def lend(self, worker: int) -> None:
+        """It waits in a portal call."""
+        lending = self.workers[worker]
+        lending.has_slot = lending.placed = False
+        lending.lent = True
+
+    def looks(self, seconds: float, *workers: int, every: float = 0.1) -> None:
+        """Time passes; these workers do short calls, and the watchdog looks when the watch wants it."""
+        end, due = self.clock.now + seconds, self.clock.now
+        while self.clock.now < end:
+            self.begin(*workers)
+            if self.clock.now >= due:
+                due = self.clock.now + (self.watch.look(Tick(self.clock.now)) or 0.0)
+            self.clock.now += every
+
+
+class Weak:
+    """Something that can be referred to weakly, in the place of what cannot."""
+
+    def __init__(self, instead: object):
+        self.instead = instead
+
+
+@pytest.fixture(params=["threads", "processes"])
+def floor(
+    request: pytest.FixtureRequest, clock: PlayedClock, dog: PlayedWatchdog, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], Floor]:
+    monkeypatch.setattr("bridge.executors.process.crew_watch.perf_counter", clock)
+    return lambda workers: Floor(request.param, clock, workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_a_flood_of_short_calls_that_is_worked_off_is_not_told(
+    floor: Callable[[int], Floor], events: list[Event], workers: int
+) -> None:
+    flood = floor(workers)
+    flood.looks(10.0, *range(workers))
+    assert events == []
+
+
+def test_nor_are_longer_calls_that_follow_one_another(floor: Callable[[int], Floor], events: list[Event]) -> None:
+    flood = floor(1)
+    for _ in range(20):
+        flood.begin(0)
+        flood.looks(0.7, every=0.01)
+    assert events == []
+
+
+def test_one_function_that_keeps_the_only_worker_is_told_at_the_limit(
+    floor: Callable[[int], Floor], events: list[Event]
+) -> None:
+    flood = floor(1)
+    flood.begin(0)
+    flood.looks(9.0)
+    assert [round(float(event.attributes["bridge.duration"])) for event in events] == [1, 2, 4, 8]
+
+
+def test_after_a_flood_it_is_told_when_it_has_kept_the_worker_for_half_of_the_wait(
+    floor: Callable[[int], Floor], events: list[Event]
+) -> None:
+    flood = floor(1)
+    flood.looks(3.0, 0)
+    flood.looks(2.5)
+    assert events == []
+    flood.looks(1.0)
+    (event,) = events
+    assert event.attributes["bridge.duration"] == pytest.approx(6.0, abs=0.5)
+
+
+@pytest.mark.parametrize(("stuck", "told"), [(1, False), (2, True), (3, True)])
+def test_it_is_told_when_half_of_the_workers_are_stuck(
+    floor: Callable[[int], Floor], events: list[Event], stuck: int, told: bool
+) -> None:
+    flood = floor(4)
+    flood.begin(*range(stuck))
+    flood.looks(3.0, *range(stuck, 4))
+    assert bool(events) is told
+
+
+def test_a_worker_that_has_lent_its_place_is_not_stuck(floor: Callable[[int], Floor], events: list[Event]) -> None:
+    flood = floor(2)
+    flood.begin(0)
+    flood.lend(0)
+    flood.looks(10.0, 1)
+    assert events == []
+
+
+def test_where_all_have_and_nothing_is_begun_it_is_told(floor: Callable[[int], Floor], events: list[Event]) -> None:
+    flood = floor(2)
+    flood.looks(0.5, 0, 1)
+    for worker in range(2):
+        flood.lend(worker)
+    flood.looks(2.0)
+    assert events
+
+
+def test_a_stop_of_the_process_makes_no_worker_stuck(floor: Callable[[int], Floor], events: list[Event]) -> None:
+    flood = floor(1)
+    flood.looks(2.0, 0)
+    flood.clock.now += 100.0
+    flood.watch.look(Tick(flood.clock.now, 100.0, 0.0))
+    flood.looks(2.0, 0)
+    assert events == []
 
 
 # -- who ---------------------------------------------------------------------------------------------------------------
@@ -376,7 +520,7 @@ def test_what_is_no_limit_is_refused(kind: Any) -> None:
     with pytest.raises(TypeError, match="not True"):
         kind(1, queue_limit=True)
     for nonsense in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="write None for no limit"):
+        with pytest.raises(ValueError, match="or None for no limit"):
             kind(1, queue_limit=nonsense)
 
 
@@ -385,9 +529,11 @@ def test_what_is_no_limit_is_refused(kind: Any) -> None:
 
 class PlayedRoster:
     def __init__(self) -> None:
-        self.queue: list[Any] = []
+        self.queued: list[Any] = []
         self.running = 0
         self.members: set[Any] = set()
+        self.outcomes = self
+        self.samples: list[tuple[float, float, float]] = []
 
 
 class PlayedCrew:
@@ -406,7 +552,7 @@ def test_time_in_which_processes_come_up_is_not_counted(
     monkeypatch.setattr("bridge.executors.process.crew_watch.perf_counter", clock)
     crew = PlayedCrew()
     watch = CrewWatch(crew, 1.0)  # type: ignore[arg-type]
-    crew.roster.queue.append(bridge.threads.job.Job(query, (), {}, None))
+    crew.roster.queued.append(bridge.threads.job.Job(query, (), {}, None))
     clock.now += 50.0
     assert watch.look(Tick(clock.now)) == pytest.approx(1.0)
     crew.roster.running = 1
@@ -418,7 +564,7 @@ def test_time_in_which_processes_come_up_is_not_counted(
     watch.look(Tick(clock.now))
     (event,) = events
     assert event.attributes["bridge.duration"] == pytest.approx(1.1)
-    crew.roster.queue.clear()
+    crew.roster.queued.clear()
     dog.watched.append(watch)
     assert watch.look(Tick(clock.now)) is None
     assert crew.resting == [watch]
@@ -431,6 +577,7 @@ def test_a_process_that_is_busy_is_told_with_its_function_and_the_line_that_sent
     flag = tmp_path / "go on"
     with bridge.ProcessExecutor(1, name="render", queue_limit=0.1) as executor:
         futures: list[Future[Any]] = [executor.submit(targets.hold_until_exists, str(flag))]  # the busy line
+        wait_for(futures[0].running)
         futures.append(executor.submit(targets.echo, 1))  # the waiting line
         wait_for(lambda: bool(events))
         flag.touch()

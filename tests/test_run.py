@@ -313,3 +313,39 @@ def test_a_program_with_a_stuck_thread_ends() -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "end of program\n"
     assert "BRG404 __main__.stuck has not ended 0.2 s" in ended.stderr
+
+
+def test_a_decorator_that_loses_the_coroutine_is_what_the_error_speaks_of() -> None:
+    def logged(fn: Any) -> Any:
+        @functools.wraps(fn)
+        def wrapper() -> None:
+            fn().close()  # and does not return it
+
+        return wrapper
+
+    @logged
+    async def main() -> None: ...
+
+    with pytest.raises(TypeError, match=r"have the decorator return what `main\(\.\.\.\)` returns"):
+        bridge.run(main)
+
+
+def test_interrupted_before_its_first_step_a_run_reports_no_fault_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    class Interrupted(Exception): ...
+
+    class Interrupting(EventLoop):
+        """A loop that a signal handler interrupts when the main task has been made and has not begun."""
+
+        rounds = 0
+
+        def run_forever(self) -> None:
+            self.rounds += 1
+            if self.rounds == 1:
+                raise Interrupted
+            super().run_forever()
+
+    async def main() -> None: ...
+
+    with pytest.raises(Interrupted):
+        bridge.run(main, loop_factory=Interrupting)
+    assert not caplog.records

@@ -12,7 +12,8 @@ import anyio.lowlevel
 import pytest
 
 import bridge
-from bridge.threads.pool import pools
+from bridge.threads.future_job import FutureJob
+from bridge.threads.pool import WorkerPool, pools
 from tests.conftest import PATIENCE, Gate, within
 
 pytestmark = pytest.mark.anyio
@@ -284,3 +285,17 @@ def test_outside_any_loop_awaiting_says_how_to_start_one() -> None:
         coro = executor.run(int)
         with pytest.raises(bridge.WrongThread, match=r"bridge\.run\(main\)"):
             coro.send(None)
+
+
+def test_what_is_answered_while_the_queue_is_withdrawn_stays_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bridge.ThreadExecutor(1) as executor:
+        job = FutureJob(int, ("5",), {}, None, executor.withdraw)
+        future = job.future
+        executor.submit_job(job)
+        assert future.result(PATIENCE) == 5
+        while hasattr(job, "future"):
+            threading.Event().wait(0.001)
+        monkeypatch.setattr(WorkerPool, "jobs", [job])  # as it was a moment ago
+        executor.cancel_all()
+        monkeypatch.undo()
+    assert future.result() == 5

@@ -412,28 +412,29 @@ def test_a_collection_that_had_begun_before_anybody_counted_is_not_counted(time_
 
 def test_collections_are_counted_while_anybody_wants_it() -> None:
     counting = Collections()
-    counting.start()
-    counting.start()
+    counting.start("one")
+    counting.start("other")
     try:
-        counting.stop()
+        counting.stop("one")
+        counting.stop("one")
         assert gc.callbacks.count(counting._on_collection) == 1
         gc.collect()
         assert counting.spent(threading.get_ident()) > 0
     finally:
-        counting.stop()
+        counting.stop("other")
     assert counting._on_collection not in gc.callbacks
     assert counting.spent(threading.get_ident()) == 0.0
-    counting.start()
+    counting.start("one")
     assert counting._on_collection in gc.callbacks
-    counting.stop()
+    counting.stop("one")
 
 
 def test_a_forked_child_counts_nothing() -> None:
     counting = Collections()
-    counting.start()
+    counting.start("one")
     counting.after_fork_in_child()
     assert counting._on_collection not in gc.callbacks
-    counting.start()
+    counting.start("one")
     assert gc.callbacks.count(counting._on_collection) == 1
-    counting.stop()
+    counting.stop("one")
     counting.after_fork_in_child()

@@ -10,14 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import pytest
 
 from bridge.diagnostics import clocks, punctuality, watchdog
+from bridge.diagnostics.delivery import logging_thread
 from bridge.diagnostics.punctuality import Punctuality, Tick
 from bridge.diagnostics.watchdog import RESTING, Watchdog
 from tests.conftest import PATIENCE, Gate, within
+from tests.interruptions import interrupt, of_bridge, where_handlers_run
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's clocks")
 
@@ -54,7 +57,13 @@ def clock() -> FakeClock:
 @pytest.fixture
 def threadless(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Watchdog:
     """A watchdog that looks when the test says so."""
-    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
+    start = threading.Thread.start
+
+    def unless_it_is_the_watchdogs(thread: threading.Thread) -> None:
+        if thread.name != watchdog.THREAD_NAME:
+            start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", unless_it_is_the_watchdogs)
     return Watchdog(clock)
 
 
@@ -163,6 +172,7 @@ def test_one_that_raises_is_logged_and_dropped_and_the_others_are_looked_at(
     threadless.look(Tick(clock.now))
     threadless.look(Tick(clock.now))
     assert (broken.looks, sound.looks) == (1, 2)
+    assert logging_thread.flush(PATIENCE)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("bridge", logging.ERROR)
     assert "is watched no longer" in record.message
@@ -434,6 +444,21 @@ def test_no_call_is_lost(seed: int, dog: Watchdog) -> None:
         sys.setswitchinterval(interval)
     assert not any(owner.is_alive() for owner in owners)
     assert not failures
+
+
+def test_where_an_interruption_comes_the_next_who_comes_is_looked_at() -> None:
+    def counts(code: CodeType, offset: int) -> bool:
+        return of_bridge(code, offset) and where_handlers_run(code, offset)
+
+    number, position = 0, None
+    while number == 0 or position is not None:
+        number += 1
+        dog, later = Watchdog(), Recorder(None)
+        position = interrupt(lambda dog=dog: dog.watch(Recorder(None)), number, counts=counts)  # type: ignore[misc]
+        dog.watch(later)
+        until(lambda later=later: later.looks)  # type: ignore[misc]
+        dog.stop()
+    assert number > 5
 
 
 def test_a_thread_that_cannot_be_started_is_no_error(

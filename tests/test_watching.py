@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from functools import partial, update_wrapper
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +100,7 @@ def left_after() -> tuple[int, int, int]:
     end = monotonic() + PATIENCE
     while True:
         gc.collect()
-        left = watched(), open_clocks(), collections._users
+        left = watched(), open_clocks(), len(collections._users)
         if left == (0, 0, 0) or monotonic() > end:
             return left
         threading.Event().wait(0.01)
@@ -160,7 +161,7 @@ def test_another_thread_that_runs_the_loop_has_it_watched_anew() -> None:
     before = open_clocks()
     seen = [once(loop), *(in_a_thread(once, loop) for _ in range(3)), once(loop)]
     assert len(set(seen)) == 5, "threads that follow one another may have the same ident"
-    assert [each._closed for each in seen] == [True, True, True, True, False]
+    assert [each.closed for each in seen] == [True, True, True, True, False]
     assert watched() == 1
     if sys.platform == "linux":
         assert open_clocks() == before + 3
@@ -305,6 +306,50 @@ def test_the_end_of_a_block_is_told_when_the_loop_stops_with_it(reports: Reports
 
     bridge.run(main)
     assert [event.code for event in reports.events][-1] == "BRG102"
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize(
+    ("what", "known", "guessed"),
+    [
+        ("inner", "slow", "slow, ..."),
+        ("method", "released.wait, PATIENCE", "event.wait, ..."),
+        ("partial", "partial(released.wait, PATIENCE)", "event.wait, ..."),
+    ],
+)
+def test_what_the_loop_calls_itself_is_written_as_the_program_may_have_it(
+    what: str, known: str, guessed: str, debug: bool
+) -> None:
+    """Debug mode knows the line that has scheduled it."""
+    advice = []
+    released = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.code == "BRG101":
+            advice.append(event.advice)
+            released.set()
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        loop.slow_callback_duration = SOON
+
+        def inner() -> None: ...
+
+        slow = update_wrapper(partial(released.wait, PATIENCE), inner)
+        slow.__qualname__ = inner.__qualname__.replace("inner", "slow")  # type: ignore[attr-defined]
+        if what == "inner":
+            loop.call_soon(slow)
+        elif what == "method":
+            loop.call_soon(released.wait, PATIENCE)
+        else:
+            loop.call_soon(partial(released.wait, PATIENCE))
+        await asyncio.sleep(0)
+
+    with bridge.on_event(hear):
+        bridge.run(main, debug=debug)
+        assert released.is_set()
+    written = known if debug else guessed
+    assert advice[0] == f"await bridge.to_thread({written}) in a coroutine, and have the loop run that"
 
 
 def test_many_callbacks_of_one_turn_are_told(reports: Reports) -> None:
@@ -632,7 +677,7 @@ def test_a_threshold_is_a_number(threshold: Any) -> None:
 
 @pytest.mark.parametrize("threshold", [0, -1.0, float("nan")])
 def test_a_threshold_is_positive(threshold: float) -> None:
-    with pytest.raises(ValueError, match="threshold must be positive"):
+    with pytest.raises(ValueError, match="threshold is in seconds and must be positive"):
         bridge.watch(threshold=threshold)
 
 
@@ -732,13 +777,13 @@ def test_a_forked_child_watches_its_loops_and_the_parent_goes_on_with_its_own(re
         code = 3
         try:
             signal.alarm(int(PATIENCE))  # ends it
-            bad = watched() != 0 or collections._users != 0
+            bad = watched() != 0 or bool(collections._users)
             own = loop.run_until_complete(hold())
-            bad |= own is watch or watched() != 1 or collections._users != 1 or open_clocks() > 3
+            bad |= own is watch or watched() != 1 or len(collections._users) != 1 or open_clocks() > 3
             bridge.run(hold)
             bad |= watched() != 1
             loop.close()
-            bad |= watched() != 0 or collections._users != 0
+            bad |= watched() != 0 or bool(collections._users)
             code = int(bad)
         finally:
             os._exit(code)
@@ -847,4 +892,4 @@ def test_loops_that_come_and_go_are_reported_whenever_they_block_and_leave_nothi
     assert sum(coming.held for coming in comings) > 5
     gc.collect()
     assert watched() == 0
-    assert not foreign_loops._watched
+    assert not foreign_loops._watched, [(h, b.open, b.watch.closed) for h, b in foreign_loops._watched.items()]

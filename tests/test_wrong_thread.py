@@ -11,6 +11,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Thread, get_ident
 from typing import Any
@@ -22,7 +23,7 @@ from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.loop import wrong_thread
 
-from .conftest import PATIENCE, events_of
+from .conftest import PATIENCE, events_of, within
 
 SEED = 20240301
 
@@ -558,3 +559,53 @@ def test_of_many_refused_calls_none_arrives_and_no_waiter_hangs(seed: int, event
     run(main, debug=True)
     assert len(refused) == len(events) == 120
     assert ran == [get_ident()] * 120
+
+
+# -- a thread that knows no loop ---------------------------------------------------------------------------------------
+
+
+def way_back() -> str:
+    with pytest.raises(bridge.WrongThread) as caught:
+        bridge.portal()
+    return str(caught.value)
+
+
+@bridge.syncify
+async def on_the_loop() -> str:
+    return "there"
+
+
+def synchronous_way_back() -> str:
+    with pytest.raises(bridge.WrongThread) as caught:
+        on_the_loop()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ask", [way_back, synchronous_way_back])
+def test_in_a_pool_of_the_program_there_is_no_portal_and_the_way_to_one_is_told(
+    ask: Callable[[], str], loop_factory: Any
+) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as pool:
+            said = await loop.run_in_executor(pool, ask)
+            assert said.startswith("bridge.portal() was called in a thread of a ThreadPoolExecutor, which does not know")
+            assert "bridge.to_thread(...)" in said
+            # What it says works.
+            portal = bridge.portal()
+            assert await loop.run_in_executor(pool, portal.call, on_the_loop.__wrapped__) == "there"  # type: ignore[attr-defined]
+            assert "bridge.ForeignExecutor(pool).run(...)" in said
+            assert await bridge.ForeignExecutor(pool).run(on_the_loop) == "there"
+        assert await bridge.to_thread(on_the_loop) == "there"
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
+def test_in_a_thread_of_the_program_it_is_said_which_ones_know_a_loop() -> None:
+    said: list[str] = []
+    thread = Thread(target=lambda: said.append(way_back()))
+    thread.start()
+    within(thread)
+    assert said[0].startswith("bridge.portal() was called in a thread that knows no loop. Threads of bridge")
+    assert "`with bridge.background_loop() as portal`" in said[0]

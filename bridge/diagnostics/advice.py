@@ -12,14 +12,18 @@ from dis import opname
 from functools import lru_cache
 from itertools import islice
 from textwrap import dedent
+from types import FrameType
 from typing import Literal
 
+from bridge.diagnostics.owners import owned_instead
 from bridge.diagnostics.places import Place, Site
 
 #: Longer calls are shortened to their function's name.
 _LONGEST = 100
 #: What sends a function to a thread, with its arguments behind it.
 _SENDERS = ("to_thread", "run", "submit", "run_in_executor")
+#: What gives a callback to a loop, and where that stands among the arguments.
+_CALLBACKS = {"call_soon": 0, "call_soon_threadsafe": 0, "call_later": 1, "call_at": 1}
 #: Instructions that call something.
 _CALLS = ("PRECALL", "CALL", "CALL_KW", "CALL_FUNCTION_EX")
 #: Lines that are read for the end of one statement.
@@ -36,13 +40,20 @@ def called_at(site: Site) -> ast.Call | None:
     return tree if isinstance(tree, ast.Call) else None
 
 
-def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyncio") -> str | None:
+def offloaded(
+    site: Site, to: Literal["thread", "process"], library: str = "asyncio", frame: FrameType | None = None
+) -> str | None:
     """`await bridge.to_thread(function, arguments)` for the call at `site`; None if such a call would not work.
 
-    `library` is the one whose `sleep` is meant.
+    `library` is the one whose `sleep` is meant, `frame` the one that executes the call, if it is known.
     """
     call = called_at(site)
-    if call is None or not _calls(site) or (to == "process" and not _could_be_pickled(call)):
+    if call is None or not _calls(site):
+        return None
+    instead = owned_instead(call, frame, to)
+    if instead is not None:
+        return instead
+    if to == "process" and not _could_be_pickled(call):
         return None
     function = ast.unparse(call.func)
     if to == "thread" and function in ("time.sleep", "sleep"):
@@ -51,15 +62,46 @@ def offloaded(site: Site, to: Literal["thread", "process"], library: str = "asyn
 
 
 @lru_cache(maxsize=512)
-def awaited(place: Place, name: str) -> str | None:
-    """`await` before the call of the async function `name` that begins at `place`; None if none is found there."""
+def awaited(place: Place, name: str | None) -> str | None:
+    """`await` before the call of the async function `name` that begins at `place`; None if none is found there. Without a
+    name, it is the outermost call."""
     tree = _statement_at(place)
     calls = () if tree is None else (each for each in ast.walk(tree) if isinstance(each, ast.Call))
-    call = next((each for each in calls if _last_name(each.func) == name), None)
+    call = next((each for each in calls if name is None or _last_name(each.func) == name), None)
     if call is None:
         return None
-    line = f"await {ast.unparse(call)}"
-    return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
+    return _with_await(call)
+
+
+@lru_cache(maxsize=512)
+def awaited_object(place: Place) -> str | None:
+    """As `awaited`, of an object whose `__call__` is async, and whose name is not known. None if more than one call that
+    begins at `place` may be its."""
+    tree = _statement_at(place)
+    calls = [] if tree is None else [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    if len(calls) == 1 or (len(calls) == 2 and calls[0].func is calls[1]):  # `handler()`, `Handler()()`
+        return _with_await(calls[0])
+    return None
+
+
+@lru_cache(maxsize=512)
+def as_a_task(place: Place) -> str | None:
+    """The callback that a call which begins at `place` gives to the loop, as one that starts a task; None if no such call
+    is found there."""
+    sent = _callback_at(place)
+    if sent is None:
+        return None
+    made = ast.unparse(ast.Call(sent[0], sent[1:], []))
+    return f"lambda: asyncio.create_task({made})" if len(made) <= _LONGEST else None
+
+
+@lru_cache(maxsize=512)
+def offloaded_callback(place: Place, to: Literal["thread", "process"]) -> str | None:
+    """As `offloaded`, of the callback that a call which begins at `place` gives to the loop."""
+    sent = _callback_at(place)
+    if sent is None or (to == "process" and any(isinstance(each, ast.Lambda) for each in sent)):
+        return None
+    return _written(f"await bridge.to_{to}", sent)
 
 
 @lru_cache(maxsize=512)
@@ -74,6 +116,18 @@ def in_a_process(place: Place, function: str) -> str | None:
             line = _in_a_process(call, function)
             if line is not None:
                 return line
+    return None
+
+
+@lru_cache(maxsize=512)
+def sent_to_a_thread(place: Place, name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The function of that last name which a call that begins at `place` sends to a thread, and its arguments."""
+    tree = _statement_at(place)
+    for call in () if tree is None else ast.walk(tree):
+        if isinstance(call, ast.Call):
+            for number, each in enumerate(call.args):
+                if _last_name(each) == name:
+                    return ast.unparse(each), tuple(map(ast.unparse, call.args[number + 1 :]))
     return None
 
 
@@ -95,6 +149,21 @@ def _written(function: str, arguments: Sequence[ast.AST], *last: str) -> str:
     first, *others = map(ast.unparse, arguments)
     line = f"{function}({', '.join([first, *others, *last])})"
     return line if len(line) <= _LONGEST else f"{function}({', '.join([first, '...', *last])})"
+
+
+def _callback_at(place: Place) -> list[ast.expr] | None:
+    """The callback that a call which begins at `place` gives to the loop, and its arguments."""
+    tree = _statement_at(place)
+    for call in () if tree is None else ast.walk(tree):
+        at = _CALLBACKS.get(_last_name(call.func) or "") if isinstance(call, ast.Call) else None
+        if isinstance(call, ast.Call) and at is not None and len(call.args) > at:
+            return call.args[at:]
+    return None
+
+
+def _with_await(call: ast.Call) -> str:
+    line = f"await {ast.unparse(call)}"
+    return line if len(line) <= _LONGEST else f"await {ast.unparse(call.func)}(...)"
 
 
 def _statement_at(place: Place) -> ast.AST | None:

@@ -33,9 +33,14 @@ class Code:
         return _AREAS[self.code[3]]
 
     @property
+    def logger_name(self) -> str:
+        """The code's own logger is a child of the area's: setting its level silences this code and no other."""
+        return f"{self.area}.{self.code}"
+
+    @property
     def logger(self) -> logging.Logger:
-        """The code's own logger, a child of the area's: setting its level silences this code and no other."""
-        return logging.getLogger(f"{self.area}.{self.code}")
+        """The code's own logger."""
+        return logging.getLogger(self.logger_name)
 
     @property
     def is_silenced(self) -> bool:
@@ -54,10 +59,12 @@ CATALOGUE: dict[str, Code] = {
         Code("BRG202", "bridge.task.exception_never_retrieved", "an exception went unnoticed", logging.ERROR),
         Code("BRG301", "bridge.loop.wrong_thread", "a loop was called from a wrong thread", logging.WARNING),
         Code("BRG302", "bridge.thread.deadlock", "a wait that cannot end", logging.ERROR),
+        Code("BRG303", "bridge.report.stuck", "a log handler or a listener does not return", logging.ERROR),
         Code("BRG401", "bridge.executor.saturated", "work waits for a worker for too long", logging.WARNING),
         Code("BRG402", "bridge.executor.cpu_bound", "a function in a thread keeps the GIL busy", logging.WARNING),
         Code("BRG403", "bridge.worker.died", "a worker process died", logging.WARNING),
         Code("BRG404", "bridge.executor.stuck", "something does not end", logging.ERROR),
+        Code("BRG405", "bridge.executor.lent_out", "too many functions wait for a loop", logging.WARNING),
         Code("BRG501", "bridge.resource.not_closed", "something was not closed", logging.INFO),
         Code("BRG502", "bridge.test.leak", "a test left something running", logging.ERROR),
     )

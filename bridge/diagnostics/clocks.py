@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import threading
 import time
 from collections.abc import Callable
+from io import FileIO
 from typing import NamedTuple
 
 try:
@@ -92,7 +92,7 @@ class Scheduler:
         self._folder = (
             f"/proc/self/task/{native_id or threading.get_native_id()}/" if _LINUX and _pread is not None else ""
         )
-        self._files: dict[str, int] = {}
+        self._files: dict[str, FileIO] = {}
 
     def open(self) -> None:
         """Open now what is otherwise opened when it is first needed."""
@@ -100,26 +100,27 @@ class Scheduler:
             self._content(name)
 
     def close(self) -> None:
-        """Tell no more."""
+        """Tell no more. Harmless to repeat, also after an interruption: then the files that are left are closed."""
         self._folder = ""
-        while self._files:
-            os.close(self._files.popitem()[1])
+        for file in list(self._files.values()):
+            file.close()
+        self._files.clear()
 
     def _content(self, name: str) -> bytes:
-        descriptor = self._files.get(name)
-        if descriptor is None:
-            descriptor = _opened(self._folder, name)
-            if descriptor is None:
+        file = self._files.get(name)
+        if file is None:
+            file = _opened(self._folder, name)
+            if file is None:
                 return b""
-            self._files[name] = descriptor
-        return _content(descriptor)
+            self._files[name] = file
+        return _content(file)
 
     def schedule(self) -> Schedule | None:
         """None if that is not known."""
         try:
             _, waited, slices = self._content("schedstat").split()
             return Schedule(int(waited) * 1e-9, int(slices))
-        except ValueError:  # closed meanwhile, and perhaps another file by now
+        except ValueError:  # not there, or closed by another thread
             return None
 
     def is_runnable(self) -> bool:
@@ -132,18 +133,21 @@ class Scheduler:
         return not call or not call[0].isdigit() or _FUTEX is None or call[0] == _FUTEX
 
 
-def _opened(folder: str, name: str) -> int | None:
+def _opened(folder: str, name: str) -> FileIO | None:
     try:
-        return os.open(folder + name, os.O_RDONLY | os.O_CLOEXEC) if folder else None
+        return FileIO(folder + name) if folder else None
     except OSError:
         return None
 
 
-def _content(descriptor: int) -> bytes:
+def _content(file: FileIO) -> bytes:
     if _pread is None:
         return b""
     buffer = ctypes.create_string_buffer(_LONGEST)
-    length = _pread(descriptor, buffer, _LONGEST, 0)
+    try:
+        length = _pread(file.fileno(), buffer, _LONGEST, 0)
+    except ValueError:  # closed by another thread
+        return b""
     return buffer.raw[: max(0, length)]
 
 

@@ -11,7 +11,7 @@ import sys
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE
 from operator import call
 from threading import get_ident
-from types import FrameType
+from types import AsyncGeneratorType, FrameType
 from typing import NamedTuple
 
 from bridge.diagnostics.places import Place, Site, is_bridges, is_installed, is_stdlib, place_of
@@ -23,6 +23,11 @@ _MOST_LINES = 30
 _AWAITS = CO_COROUTINE | CO_ASYNC_GENERATOR
 #: Does `sys._current_frames` collect garbage when that is due?
 _MAY_COLLECT = sys.version_info < (3, 12)
+
+
+def can_await(site: Site) -> bool:
+    """Is this a line of an async function or generator?"""
+    return bool(site[0].co_flags & _AWAITS)
 
 
 class Stack(NamedTuple):
@@ -42,6 +47,16 @@ class Stack(NamedTuple):
         own = (site for site in foreign if not is_installed(site[0].co_filename))
         awaiting = (site for site in foreign if site[0].co_flags & _AWAITS)
         return next((each for choice in (own, awaiting, foreign, sites, self.sites) for each in choice), None)
+
+    @property
+    def shows_the_program(self) -> bool:
+        """Is any of it the application's: a file that was not installed?"""
+        return any(not is_installed(site[0].co_filename) for site in self.sites)
+
+    @property
+    def shows_only_plumbing(self) -> bool:
+        """True if all of it is bridge's or the standard library's, as where an event loop calls a built-in function."""
+        return all(is_bridges(site[0].co_filename) or is_stdlib(site[0].co_filename) for site in self.sites)
 
     @property
     def place(self) -> Place | None:
@@ -144,3 +159,18 @@ def stack_of_thread(ident: int | None) -> Stack | None:
         return capture(sys._getframe())
     frame = current_frames().get(ident or 0)
     return None if frame is None else capture(frame)
+
+
+def stack_of_awaitable(awaitable: object) -> Stack:
+    """Where a suspended coroutine or async generator stands, with all that it awaits."""
+    sites: list[Site] = []
+    while awaitable is not None and len(sites) < _DEEPEST:
+        prefix = next((each for each in ("cr", "ag", "gi") if hasattr(awaitable, f"{each}_frame")), None)
+        if prefix is None:  # what an async generator's methods return: it has no attributes, but refers to its generator
+            awaitable = next((each for each in gc.get_referents(awaitable) if isinstance(each, AsyncGeneratorType)), None)
+            continue
+        frame = getattr(awaitable, f"{prefix}_frame")
+        if frame is not None:
+            sites.append((frame.f_code, frame.f_lasti))
+        awaitable = getattr(awaitable, "gi_yieldfrom" if prefix == "gi" else f"{prefix}_await")
+    return Stack(tuple(reversed(sites)))

@@ -58,5 +58,5 @@ class Unleft:
         self.used: bool = False
 
     def __del__(self) -> None:
-        if self.used and not self.left:
+        if getattr(self, "used", False) and not self.left:  # `__init__` may have been interrupted
             tell_not_closed("portal", None, self.site, "with portal:", made="entered")

@@ -26,6 +26,7 @@ from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Protocol
 
+from bridge.diagnostics.delivery import log_elsewhere
 from bridge.diagnostics.punctuality import Punctuality, Tick
 
 #: Seconds for which the thread stays when there is nothing to watch any more.
@@ -86,12 +87,10 @@ class Watchdog:
         """Look at `watcher` from now on."""
         self._watchers[watcher] = _Due()
         thread = None
-        with self._lock:
-            needed = self._thread is None
-        if needed:  # made outside: between the second look and the store there is nothing that could be interrupted
-            new, now = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True), self._clock()
+        if self._needs_thread():
+            new, now = threading.Thread(target=self._serve, name=THREAD_NAME, daemon=True), self._clock()
             with self._lock:
-                if self._thread is None and not self._stopping:
+                if self._needs_thread():
                     self._thread = thread = new
                     self._started_at = now
         if thread is not None:
@@ -102,6 +101,11 @@ class Watchdog:
                 self._thread = None
         else:
             self.wake()
+
+    def _needs_thread(self) -> bool:
+        """There is none, or it has not started: the thread that starts it is slow, or was interrupted."""
+        with self._lock:
+            return not self._stopping and (self._thread is None or self._thread.ident is None)
 
     def unwatch(self, watcher: Watcher) -> None:
         """Look at it no more. It may be looked at once more, by a look that has begun."""
@@ -118,6 +122,11 @@ class Watchdog:
         except RuntimeError:  # open already
             pass
 
+    def runs_here(self) -> bool:
+        """Is the calling thread the watchdog's?"""
+        thread = self._thread
+        return thread is not None and thread.ident == threading.get_ident()
+
     def stop(self) -> None:
         """At the interpreter's exit: end the thread."""
         self._stopping = True
@@ -127,6 +136,12 @@ class Watchdog:
             thread.join(0.5)
 
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        with self._lock:
+            if self._thread is not threading.current_thread():
+                return  # another one was started at the same time
+        self._run()
 
     def _run(self) -> None:
         punctuality = Punctuality(self._started_at, self._clock)
@@ -169,8 +184,8 @@ class Watchdog:
     def _look_at(self, watcher: Watcher, tick: Tick) -> float:
         try:
             wait = watcher.look(tick)
-        except Exception:
-            logger.exception("%r is watched no longer: looking at it failed", watcher)
+        except Exception as error:
+            log_elsewhere(logger.name, logging.ERROR, f"{watcher!r} is watched no longer: looking at it failed", error)
             self.unwatch(watcher)
             return RESTING
         return RESTING if wait is None else tick.now + wait

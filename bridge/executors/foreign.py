@@ -14,6 +14,7 @@ Foreign callbacks may run under locks of their executor: nothing here calls an e
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -22,16 +23,17 @@ from concurrent.futures import Executor as StandardExecutor
 from contextlib import suppress
 from copy import copy
 from functools import partial
-from inspect import iscoroutinefunction
 from itertools import count
 from time import monotonic, perf_counter
 from typing import Any, ParamSpec, TypeVar, cast
 
-from anyio import Event, move_on_after
+from anyio import Event
 
+from bridge.callables import as_kind, async_kind, on_a_loop
 from bridge.errors import ExecutorClosed, LoopClosed, OffloadTimeout
+from bridge.executors.amap import Rules, Window
 from bridge.executors.base import Executor
-from bridge.executors.foreign_futures import ForeignJob, check_executor, checked_workers, shares_memory
+from bridge.executors.foreign_futures import ForeignJob, check_executor, checked_workers, knows_beginnings, shares_memory
 from bridge.executors.foreign_seats import Flight, Seat, Seats, task_here
 from bridge.executors.statistics import ExecutorStatistics, Quantiles
 from bridge.loop.hosts import current_host
@@ -42,8 +44,10 @@ from bridge.threads.fork import tell_after_fork
 from bridge.threads.future_job import FutureJob, raise_cancelled
 from bridge.threads.here import here
 from bridge.threads.host import CancelMode, Host
+from bridge.threads.interop import introduced
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.pool import SAMPLES, WorkerPool
+from bridge.threads.seconds import check_seconds, for_wait
 from bridge.threads.stuck import report_job
 
 P = ParamSpec("P")
@@ -78,6 +82,10 @@ class ForeignExecutor(Executor):
         self._executor = executor
         self._owns = owns
         self._in_threads = shares_memory(executor)
+        self._knows_beginnings = self._in_threads or knows_beginnings(executor)
+        self._kind = type(executor).__name__
+        self._unmarked = f"{self._kind} is not known to mark what has begun"
+        self.knows_when_begun: bool = self._in_threads
         self._seats = Seats(self.name, workers)
         self._seats.refuse = self._refuse
         self._flights = self._seats.flights
@@ -91,7 +99,7 @@ class ForeignExecutor(Executor):
 
     def __repr__(self) -> str:
         state = "closed" if self.closing else f"{len(self._flights)} functions in flight"
-        return f"<bridge.ForeignExecutor {self.name!r} over {type(self._executor).__name__}, {state}>"
+        return f"<bridge.ForeignExecutor {self.name!r} over {self._kind}, {state}>"
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -123,10 +131,11 @@ class ForeignExecutor(Executor):
         if self._in_threads:
             return self._executor.submit(self._work, job)
         fn, args, kwargs = job.fn, job.args, job.kwargs
-        if iscoroutinefunction(getattr(fn, "func", fn)):
+        kind = async_kind(fn)
+        if kind is not None:
             raise TypeError(
-                f"{name_of(fn)} is a coroutine function: {self.name!r} would only create the coroutine, not run it. "
-                f"Write `await {last_name(fn)}(...)` on the loop, or use bridge.ProcessExecutor."
+                f"{as_kind(fn, kind)}: {self.name!r} would only create the {kind}, not run it. "
+                f"Write `{on_a_loop(fn, kind)}` on the loop, or use bridge.ProcessExecutor."
             )
         if kwargs:  # all are the function's own, also those that the foreign `submit` has a use for
             fn = partial(fn, **kwargs)
@@ -169,7 +178,8 @@ class ForeignExecutor(Executor):
         here.worker = seat
         try:
             job.started_at = perf_counter()
-            job.run()
+            with introduced(seat):
+                job.run()
         finally:
             here.worker = before
             self._seats.workers.pop(seat, None)  # it may have forked meanwhile
@@ -185,7 +195,7 @@ class ForeignExecutor(Executor):
             return
         if job.claim():
             if future.cancelled():
-                self._drop(job, "was cancelled by its executor: that one was shut down, not through bridge")
+                self._drop(job, "was cancelled by its executor, perhaps because that was shut down")
             else:
                 self._take_outcome(job, future)
         self._land(job)
@@ -214,7 +224,7 @@ class ForeignExecutor(Executor):
         self._land(job)
 
     def _drop(self, job: Job, why: str) -> None:
-        """Tell whoever waits for a claimed job that it has not begun, and will not."""
+        """Answer a claimed job, which as far as the executor says will have no result."""
         job.context = None
         self._count_cancelled()
         self._tell_dropped(job, why)
@@ -223,7 +233,11 @@ class ForeignExecutor(Executor):
         if isinstance(job, FutureJob):
             job.cancel()
         else:
-            job.error = ExecutorClosed(f"this function had not begun on {self.name!r} when it {why}")
+            job.error = ExecutorClosed(
+                f"this function had not begun on {self.name!r} when it {why}"
+                if self._knows_beginnings
+                else f"this function, sent to {self.name!r}, {why}; it may run all the same: {self._unmarked}"
+            )
             job.deliver()
 
     def _land(self, job: Job) -> None:
@@ -254,8 +268,13 @@ class ForeignExecutor(Executor):
         )
 
     def _shut_down_error(self, said: str) -> ExecutorClosed:
+        if "interpreter" in said:
+            return ExecutorClosed(
+                f"the {self._kind} behind {self.name!r} takes no more work, because the program is ending; "
+                f"it says: {said}. Send work before that, and wait for it: `with bridge.ForeignExecutor(...)`."
+            )
         return ExecutorClosed(
-            f"the {type(self._executor).__name__} behind {self.name!r} was shut down underneath; it says: {said}. "
+            f"the {self._kind} behind {self.name!r} was shut down underneath; it says: {said}. "
             f"Keep it open for as long as anything uses it, or put a bridge.ForeignExecutor over a new one."
         )
 
@@ -270,27 +289,23 @@ class ForeignExecutor(Executor):
         self.submit_job(job)
         return future
 
-    async def run_job(
-        self,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        cancel: CancelMode,
-        timeout: float | None,
-    ) -> T:
-        """As `run`, with a policy: what cancelling does, and after how many seconds (queueing included) to do it."""
-        if self._in_threads or timeout is None:
-            return await super().run_job(fn, args, kwargs, cancel, timeout)
-        host = current_host()
-        job = host.new_job(fn, args, kwargs)
-        with move_on_after(timeout):
-            return await host.perform(self, job, cancel)  # type: ignore[no-any-return]
-        raise self._timeout_error(fn, job, timeout)
+    def _window(self, fn: Callable[..., Any], in_flight: int | None, rules: Rules) -> Window:
+        if in_flight is None and rules.timeout is not None and not self._in_threads:
+            in_flight = self.max_workers  # no call waits behind another one, which would count as its own time
+        return super()._window(fn, in_flight, rules)
 
-    def _timeout_error(self, fn: object, job: Job, timeout: float) -> OffloadTimeout:
-        begun = "had begun, and could not be ended from here" if not job.withdrawn else "had not begun, and was withdrawn"
+    def timeout_error(self, fn: Callable[..., Any], job: Job, timeout: float) -> OffloadTimeout:
+        """Return the error of a job that is ended because its time is over."""
+        if self._in_threads:
+            return super().timeout_error(fn, job, timeout)
+        if not job.withdrawn:
+            begun = "it could not be withdrawn any more, and cannot be ended from here"
+        elif self._knows_beginnings:
+            begun = "it had not begun, and was withdrawn"
+        else:
+            begun = f"its future was cancelled, but it may run all the same: {self._unmarked}"
         return OffloadTimeout(
-            f"{name_of(fn)} did not end within {timeout:g} s on {self.name!r}, queueing included; it {begun}. "
+            f"{name_of(fn)} did not end within {timeout:g} s on {self.name!r}, queueing included; {begun}. "
             f"Raise timeout=, or use bridge.ProcessExecutor, which can end a running function."
         )
 
@@ -303,7 +318,7 @@ class ForeignExecutor(Executor):
         """
         if not self._in_threads:
             raise TypeError(
-                f"{self.name!r} cannot stream {last_name(gen_fn)}: what a {type(self._executor).__name__} runs has no "
+                f"{self.name!r} cannot stream {last_name(gen_fn)}: what a {self._kind} runs has no "
                 f"way back to this process until it ends. Use bridge.ProcessExecutor, which streams from processes, "
                 f"or a bridge.ForeignExecutor over a ThreadPoolExecutor."
             )
@@ -316,6 +331,8 @@ class ForeignExecutor(Executor):
 
         Raises WouldDeadlock if a function that runs here waits for its own end.
         """
+        if sys.is_finalizing():  # no thread could end anything any more
+            return
         self._close()
         if cancel_futures:
             self._drop_queued()
@@ -324,14 +341,16 @@ class ForeignExecutor(Executor):
         if self._owns and not self._left_behind:
             self._executor.shutdown(wait=wait)
 
-    def close_within(self, timeout: float) -> None:
-        """Shut down and wait for at most `timeout` seconds; what is still running then is reported and left behind."""
-        deadline = monotonic() + timeout
+    def close_within(self, timeout: float, since: float | None = None) -> None:
+        """As `Executor.close_within`."""
+        check_seconds("timeout", timeout, "close_within(10.0)")
+        now = monotonic()
+        deadline = now + timeout
         self._close()
-        if not self._wait(timeout):
-            self._report()
+        if not self._wait(for_wait(timeout)):
+            self._report(now if since is None else since)
         if self._owns and not self._left_behind:
-            self._end_executor(lambda: None).join(max(0.0, deadline - monotonic()))
+            self._end_executor(lambda: None).join(for_wait(max(0.0, deadline - monotonic())))
 
     async def aclose(self) -> None:
         """Take no more work and wait, without blocking the loop, until all that was accepted here has ended."""
@@ -365,8 +384,6 @@ class ForeignExecutor(Executor):
                 self._tell_dropped(job, "was withdrawn")
 
     def _close(self) -> None:
-        if not self.closing:
-            self._seats.closed_at = monotonic()
         self.closing = True
         self._tell_if_empty()
 
@@ -406,14 +423,14 @@ class ForeignExecutor(Executor):
         thread.start()
         return thread
 
-    def _report(self) -> None:
-        report_stuck(cast(WorkerPool, self._seats))
+    def _report(self, since: float) -> None:
+        report_stuck(cast(WorkerPool, self._seats), since)
         for job in [] if self._in_threads else list(self._flights):
-            waited = monotonic() - self._seats.closed_at
+            waited = monotonic() - since
             report_job(
                 job,
-                f"{name_of(job.fn)} has not ended {waited:.1f} s after {self.name!r} was told to close; "
-                f"it is left to the {type(self._executor).__name__} that has it.",
+                f"{name_of(job.fn)} in {self.name!r} has not ended {waited:.1f} s after the wait for its end began; "
+                f"it is left to the {self._kind} that has it.",
                 "a timeout for what it waits for, or bridge.ProcessExecutor, which can end a running function",
                 {"bridge.executor.name": self.name, "bridge.duration": waited},
             )
@@ -430,7 +447,8 @@ class ForeignExecutor(Executor):
     def statistics(self) -> ExecutorStatistics:
         """What was sent from here is doing at this moment. `idle` is not known; nothing is ever `lent`.
 
-        Where it is not known when functions begin, `run_time` is from submission to end, and `queue_wait` is zero.
+        Where it is not known when functions begin, `running` are those that the executor calls so, `run_time` is from
+        submission to end, and `queue_wait` is zero.
         """
         seats = list(self._seats.workers)
         flights = list(self._flights.items())

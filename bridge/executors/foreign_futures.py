@@ -12,6 +12,14 @@ from bridge.threads.future_job import FutureJob
 from bridge.threads.job import Job
 from bridge.threads.lost import AttendedFuture
 
+#: Where the `submit` of such executors is defined (see `knows_beginnings`).
+_CAREFUL = {
+    "concurrent.futures.process",
+    "concurrent.futures.thread",
+    "loky.process_executor",
+    "loky.reusable_executor",
+}
+
 
 class Sender(Protocol):
     """The executor of ours that a job was sent through."""
@@ -30,7 +38,7 @@ class ForeignFuture(AttendedFuture):
         self._executor = executor
 
     def cancel(self) -> bool:
-        """As `Future.cancel`: True if the foreign executor had not begun with it, and now never will."""
+        """As `Future.cancel`: True if the foreign executor counts it as cancelled."""
         job = self._job
         if job.withdrawn:  # from the executor; now the future follows
             return super().cancel()
@@ -55,6 +63,16 @@ def shares_memory(executor: StandardExecutor) -> bool:
     """Do its workers run in this process, on objects of this interpreter? Only of thread pools is that certain."""
     kinds = {kind.__name__ for kind in type(executor).__mro__}
     return isinstance(executor, ThreadPoolExecutor) and "InterpreterPoolExecutor" not in kinds
+
+
+def knows_beginnings(executor: StandardExecutor) -> bool:
+    """Is a future of this executor that could be cancelled one whose function has not begun, and never will?
+
+    True of executors that call `Future.set_running_or_notify_cancel` before they let a function begin. Others leave their
+    futures pending while the function runs, and such a future can be cancelled at any time.
+    """
+    submit = type(executor).submit
+    return getattr(submit, "__module__", None) in _CAREFUL
 
 
 def check_executor(executor: object) -> None:

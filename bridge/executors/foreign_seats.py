@@ -6,7 +6,6 @@ In: jobs that were accepted (`flights`), threads that run them. Out: what portal
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +15,7 @@ from bridge.errors import WouldDeadlock
 from bridge.threads.deadlock import tell_refused
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job, last_name, name_of
+from bridge.threads.loaded import from_loaded, trio_task_runs_here
 from bridge.threads.pool import WorkerPool
 from bridge.threads.worker import Worker
 
@@ -43,6 +43,7 @@ class Seat(Worker):
         self.has_slot = True
         self.thread: threading.Thread = threading.current_thread()
         self.waiting: bool = False
+        self.introduced: bool = False
 
 
 class Seats:
@@ -60,7 +61,6 @@ class Seats:
         self.limit = limit  # threads that the pool has; None if it does not say
         self.workers: dict[Seat, None] = {}
         self.flights: dict[Job, Flight] = {}
-        self.closed_at: float = 0.0
         self.given_up = False
         self.refuse: Callable[[Job, Exception], object]
 
@@ -120,8 +120,7 @@ def task_here() -> object | None:
     """The task that runs in this thread, of whatever kind."""
     if asyncio._get_running_loop() is not None:
         return asyncio.current_task()
-    trio = sys.modules.get("trio")
-    return trio.lowlevel.current_task() if trio is not None and trio.lowlevel.in_trio_task() else None
+    return from_loaded("trio.lowlevel", "current_task")() if trio_task_runs_here() else None
 
 
 def _context_of(task: Any) -> object | None:

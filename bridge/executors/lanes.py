@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 from types import TracebackType
@@ -10,10 +9,13 @@ from typing import Self
 
 from bridge.errors import UnknownLane
 from bridge.executors.base import Executor
+from bridge.executors.policy import not_an_executor
 from bridge.executors.thread import ThreadExecutor
 from bridge.loop.hosts import current_host
 from bridge.loop.runner import check_lanes
 from bridge.threads.host import Host
+from bridge.threads.loaded import from_loaded
+from bridge.threads.program_end import too_late
 
 #: Takes a tenth of a second and more to import.
 _PROCESSES = "bridge.executors.process.executor"
@@ -21,9 +23,17 @@ _PROCESSES = "bridge.executors.process.executor"
 
 async def lane_prepared(to: str | Executor, host: Host) -> Executor:
     """As `lane`; but what must be imported for it first is imported in a thread, so that the loop is not held up."""
-    if to == "process" and to not in host.lanes and _PROCESSES not in sys.modules:
-        await host.perform(host.pool(), host.new_job(import_module, (_PROCESSES,), {}), "abandon")
+    if to == "process" and to not in host.lanes and from_loaded(_PROCESSES, "ProcessExecutor") is None:
+        await host.perform(host.pool(), host.new_job(_import_processes, (), {}), "abandon")
     return lane(to, host)
+
+
+def _import_processes() -> None:
+    """A function of bridge's own, whose work in a thread is reported as no function of the program."""
+    with too_late(
+        "to_process", "Use it earlier, or write `from bridge import ProcessExecutor` at the top of the program."
+    ):
+        import_module(_PROCESSES)
 
 
 def lane(to: str | Executor, host: Host) -> Executor:
@@ -31,7 +41,7 @@ def lane(to: str | Executor, host: Host) -> Executor:
     if isinstance(to, Executor):
         return to
     if not isinstance(to, str):
-        raise TypeError(f"to= takes the name of a lane or an Executor, not {to!r}")
+        raise not_an_executor(to)
     executor: Executor | None = host.lanes.get(to)
     if executor is not None:
         return executor
@@ -47,10 +57,12 @@ def lane(to: str | Executor, host: Host) -> Executor:
         host.own_lane("process", executor)
         return executor
     known = ", ".join(sorted({"thread", "process", *host.lanes}))
+    opened = f'"{to}": bridge.ThreadExecutor(1)'
+    keyword = f"{to}=bridge.ThreadExecutor(1)" if to.isidentifier() else f"**{{{opened}}}"
     raise UnknownLane(
         f"there is no lane {to!r} on this loop; it has: {known}. "
-        f'Open it with bridge.run(main, executors={{"{to}": bridge.ThreadExecutor(1)}}), '
-        f"or around a part of the program with `async with bridge.lanes({to}=bridge.ThreadExecutor(1))`."
+        f"Open it with bridge.run(main, executors={{{opened}}}), "
+        f"or around a part of the program with `async with bridge.lanes({keyword})`."
     )
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 from asyncio import CancelledError
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Container, Iterable
 from concurrent.futures import CancelledError as ThreadCancelled
 from typing import Any, Protocol
 
+from bridge.callables import NOT_STREAMED, refuse_async
 from bridge.diagnostics.places import Site, submit_site
 from bridge.errors import BridgeError, LoopClosed
 from bridge.executors.amap import check_in_flight
@@ -23,7 +24,8 @@ from bridge.executors.mailbox import Mailbox
 from bridge.loop.hosts import current_host
 from bridge.threads.here import here
 from bridge.threads.host import Carrier, Host
-from bridge.threads.job import Job
+from bridge.threads.job import Job, name_of
+from bridge.threads.trail import Consumer
 
 _END = object()
 
@@ -49,6 +51,9 @@ class _StreamJob(Job):
     def named(self) -> Any:
         return self.gen_fn
 
+    def take_awaitable_outcome(self) -> tuple[Any, BaseException | None]:
+        return with_its_name(self.gen_fn, *super().take_awaitable_outcome())
+
     def deliver(self) -> None:
         self.ended = True
         self.mailbox.put(_END)
@@ -58,6 +63,9 @@ class _Turn:
     """A worker's wait for room."""
 
     from_a_thread = False
+
+    def blocks_any_of(self, threads: Container[int]) -> bool:
+        return False  # workers are daemons
 
     def __init__(self, channel: _Channel):
         self._channel = channel
@@ -90,7 +98,9 @@ class _Channel:
 
     def produce(self, gen_fn: Callable[..., Iterable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """In the worker: run the generator to its end, or until the consumer has left."""
-        iterator = iter(gen_fn(*args, **kwargs))
+        iterable = gen_fn(*args, **kwargs)
+        refuse_async(gen_fn, iterable, NOT_STREAMED)
+        iterator = iter(iterable)
         try:
             for item in iterator:
                 self.mailbox.put(item)
@@ -152,26 +162,39 @@ async def stream(
     job.site = submit_site()
     job.mailbox = mailbox
     job.ended = False
-    carrier.submit_job(job)
-    try:
-        while True:
-            while not mailbox.arrived:
-                await mailbox.wait()
-            item = mailbox.arrived.popleft()
-            if item is _END:
-                job.unwrap()
-                if channel.refused is not None:
-                    raise channel.refused
-                return
-            channel.make_room()
-            yield item
-    finally:
-        if not job.ended:
-            channel.close()
-            if not carrier.withdraw(job):
-                job.request_cancel(host.raise_cancelled)
-                await wait_for_end(job)
-                raise_late_error(job)
+    with Consumer(job, "thread"):
+        carrier.submit_job(job)
+        try:
+            while True:
+                while not mailbox.arrived:
+                    await mailbox.wait()
+                item = mailbox.arrived.popleft()
+                if item is _END:
+                    job.unwrap()
+                    if channel.refused is not None:
+                        raise channel.refused
+                    return
+                channel.make_room()
+                yield item
+        finally:
+            if not job.ended:
+                channel.close()
+                if not carrier.withdraw(job):
+                    job.request_cancel(host.raise_cancelled)
+                    await wait_for_end(job)
+                    raise_late_error(job)
+
+
+def with_its_name(gen_fn: object, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
+    """The outcome of a stream. What Python says of a StopIteration in a generator (PEP 479) names no function."""
+    if type(error) is not RuntimeError or error.args != ("generator raised StopIteration",):
+        return value, error
+    named = RuntimeError(
+        f"generator raised StopIteration, in the stream of {name_of(gen_fn)}: end a generator with `return`, and give "
+        f"`next` a default: next(iterator, None)"
+    )
+    named.__cause__ = error
+    return value, named
 
 
 async def wait_for_end(job: EndingJob) -> None:

@@ -17,8 +17,10 @@ from bridge.threads.closing import close_and_wait, join, refuse_own_worker
 from bridge.threads.future_job import FutureJob, raise_cancelled
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job
-from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool
+from bridge.threads.lending import checked_max_lent
+from bridge.threads.pool import DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_WORKERS, WorkerPool, default_max_lent
 from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, checked_limit
+from bridge.threads.seconds import check_seconds
 
 _numbers = count(1)
 
@@ -26,11 +28,18 @@ _numbers = count(1)
 class ThreadExecutor(Executor):
     """Runs functions in at most `max_workers` threads (default 64), one at a time each, begun in order of submission.
 
+    `name` appears in thread names and messages. Threads leave after `idle_timeout` seconds without work. A function that
+    waits for a thread for longer than `queue_limit` seconds is reported (BRG401), together with what keeps the threads
+    busy, unless the queue is worked off as fast as the threads can; None: never. Calls of `map` and `amap` may wait for
+    as long as they like.
+
     A function that waits in a portal call lends its slot, so at `max_workers=1` another may run meanwhile, on another
-    thread; never do two run at once. `name` appears in thread names and messages. Threads leave after `idle_timeout`
-    seconds without work. A function that waits for a thread for longer than `queue_limit` seconds is reported (BRG401),
-    together with what keeps the threads busy; None: never. Calls of `map` and `amap` may wait for as long as they like.
-    Raises TypeError or ValueError for anything but a positive whole number of workers.
+    thread; never do two run at once. `max_lent` limits that: with `max_workers + max_lent` functions begun and not ended,
+    running or waiting, only calls begin that one of them has sent by its own portal call; the others wait (BRG405). So
+    nesting goes on, however deep, with at most `max_workers` functions more for each level (or 16, if that is more).
+    `max_lent` is 4 times `max_workers` by default, and at least 64.
+
+    Raises TypeError or ValueError for anything but a positive whole number of workers, and a whole `max_lent`.
     """
 
     cancel_modes: tuple[CancelMode, ...] = ("wait", "abandon")
@@ -42,12 +51,13 @@ class ThreadExecutor(Executor):
         name: str | None = None,
         idle_timeout: float = DEFAULT_IDLE_TIMEOUT,
         queue_limit: float | None = DEFAULT_QUEUE_LIMIT,
+        max_lent: int | None = None,
     ):
         workers = DEFAULT_MAX_WORKERS if max_workers is None else _checked(max_workers)
-        if idle_timeout < 0:
-            raise ValueError(f"idle_timeout is in seconds and cannot be negative: {idle_timeout!r}")
+        check_seconds("idle_timeout", idle_timeout, "idle_timeout=10.0")
         limit = checked_limit(queue_limit)
-        self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout, limit))
+        lent = checked_max_lent(max_lent, default_max_lent(workers))
+        self._serve_with(WorkerPool(workers, name or f"ThreadExecutor-{next(_numbers)}", idle_timeout, limit, lent))
         self.made_at: Site | None = submit_site()
 
     @classmethod
@@ -64,6 +74,7 @@ class ThreadExecutor(Executor):
         self._pool = pool
         self.name: str = pool.name
         self.max_workers: int = pool.max_workers
+        self.max_lent: int = pool.max_lent
         # Straight to the pool: one call less on the way of every job.
         self.submit_job = pool.submit_job  # type: ignore[method-assign]
         self.withdraw = pool.withdraw  # type: ignore[method-assign]
@@ -97,9 +108,10 @@ class ThreadExecutor(Executor):
         if wait:
             self._join()
 
-    def close_within(self, timeout: float) -> None:
-        """Shut down and wait for at most `timeout` seconds; what is still running then is reported and left behind."""
-        close_and_wait(self._pool, timeout)
+    def close_within(self, timeout: float, since: float | None = None) -> None:
+        """As `Executor.close_within`."""
+        check_seconds("timeout", timeout, "close_within(10.0)")
+        close_and_wait(self._pool, timeout, since)
 
     async def aclose(self) -> None:
         """Take no more work and wait, without blocking the loop, until all that was accepted has ended."""
@@ -125,10 +137,10 @@ class ThreadExecutor(Executor):
                 job.request_cancel(raise_cancelled(job))
 
     def _drop_queued(self) -> None:
-        for job in self._pool.drop_queued():
+        for job in self._pool.jobs:
             if isinstance(job, FutureJob):
-                job.cancel()
-            else:
+                job.cancel_future()  # which takes it back; interrupted in between, a worker drops it
+            elif self._pool.withdraw(job):
                 job.error = ExecutorClosed(f"{self.name!r} was shut down before this function could begin")
                 job.deliver()
 
@@ -149,7 +161,7 @@ class ThreadExecutor(Executor):
         return ExecutorStatistics(
             name=self.name,
             max_workers=self.max_workers,
-            queued=sum(not job.withdrawn for job in list(pool.queue)),
+            queued=sum(not job.withdrawn for job in pool.jobs),
             running=len(running),
             lent=sum(not worker.has_slot for worker in running),
             idle=len(workers) - len(running),

@@ -21,7 +21,10 @@ from typing import Any, NoReturn
 
 import anyio
 
+from bridge.callables import NOT_AWAITED, refuse_async
 from bridge.errors import LoopClosed
+from bridge.loop.debug import DebugHandle, creation_stack
+from bridge.loop.ready import LeanHandle
 from bridge.threads.calls import Call
 from bridge.threads.host import CancelMode, Carrier, Host
 from bridge.threads.inbox import Inbox, Item
@@ -38,11 +41,12 @@ class AsyncioJob(Job, Item):
     takes that step as soon as it arrives, which saves a handle, a round and a poll for each call.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_interrupt", "_step", "_step_context", "arrived", "host")
+    __slots__ = ("_asyncio_future_blocking", "_interrupt", "_step", "_step_context", "arrived")
+
+    origin: AsyncioHost
 
     def __init__(self, host: AsyncioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
-        self.host: AsyncioHost = host
         self.arrived: bool = False
         self._step: Callable[[AsyncioJob], object] | None = None
         self._interrupt: asyncio.CancelledError | None = None
@@ -51,7 +55,7 @@ class AsyncioJob(Job, Item):
 
     def deliver(self) -> None:
         try:
-            self.host.post(self)
+            self.origin.post(self)
         except LoopClosed:
             pass  # the loop is gone, and the awaiting task with it: nobody is left to be told
 
@@ -62,6 +66,11 @@ class AsyncioJob(Job, Item):
             self._step = None
             self._step_context.run(step, self)
 
+    @property
+    def _callback(self) -> Any:
+        """The task's step, by which asyncio's debug mode names what was slow; while it runs, the loop knows it."""
+        return self._step or getattr(self.origin.loop, "step_that_runs", None)
+
     # -- as a future, for the one task that awaits it ------------------------------------------------------------------
 
     def __await__(self) -> Generator[AsyncioJob, None, None]:
@@ -70,7 +79,7 @@ class AsyncioJob(Job, Item):
             yield self
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self.host.loop
+        return self.origin.loop
 
     def add_done_callback(self, step: Callable[[AsyncioJob], object], *, context: Context) -> None:
         self._step_context = context
@@ -95,7 +104,7 @@ class AsyncioJob(Job, Item):
     def interrupt(self, error: asyncio.CancelledError) -> None:
         """End the wait, though nothing has arrived."""
         self._interrupt = error
-        self.host.loop.call_soon(self._resume)
+        self.origin.loop.call_soon(self._resume)
 
     def _resume(self) -> None:
         step = self._step
@@ -104,16 +113,44 @@ class AsyncioJob(Job, Item):
             self._step_context.run(step, self)
 
 
-class _Callback(Item):
-    """A plain callback for loops that are reached through an Inbox."""
+class Callback(LeanHandle, Item):  # type: ignore[misc]
+    """A plain function that another thread has the loop call: a handle, and its own message on the way in.
 
-    __slots__ = ("handle",)
+    Whatever the function is, raises or returns concerns the loop's exception handler, and never the loop.
+    """
 
-    def __init__(self, handle: asyncio.Handle):
-        self.handle = handle
+    __slots__ = ()
+
+    @property
+    def named(self) -> Any:
+        return self._callback
+
+    def __repr__(self) -> str:
+        try:
+            return super().__repr__()
+        except Exception:  # asyncio asks the function for attributes
+            return Item.__repr__(self)
 
     def _run(self) -> None:
-        self.handle._run()
+        try:
+            value = self._context.run(self._callback, *self._args)
+            if value is not None:
+                refuse_async(self._callback, value, NOT_AWAITED)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        made = getattr(self, "_source_traceback", None)
+        context = {"message": f"Exception in callback {name_of(self._callback)}", "exception": error, "handle": self}
+        self._loop.call_exception_handler(context if made is None else {**context, "source_traceback": made})
+
+
+class DebugCallback(DebugHandle, Callback):  # type: ignore[misc]
+    """A Callback that remembers where it was made."""
+
+    __slots__ = ()
 
 
 class AsyncioHost(Host):
@@ -151,21 +188,32 @@ class AsyncioHost(Host):
                 call.answer(value, None)
         except BaseException as error:
             call.answer(None, error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if issubclass(type(error), (KeyboardInterrupt, SystemExit)):
                 raise
 
     def _start_task(self, call: Call, awaitable: Any) -> None:
         coro = awaitable if asyncio.iscoroutine(awaitable) else _await(awaitable)
-        if _EAGER and self.loop.get_task_factory() is None:
-            task = asyncio.Task(coro, loop=self.loop, context=call.context, eager_start=True)
-        else:
-            task = self.loop.create_task(coro, context=call.context)
+        try:
+            if _EAGER and self.loop.get_task_factory() is None:
+                task = asyncio.Task(coro, loop=self.loop, context=call.context, eager_start=True)
+            else:
+                task = self.loop.create_task(coro, context=call.context)
+        except BaseException:  # such as a task factory's: the coroutine is not to be taken for a forgotten one
+            coro.close()
+            raise
         if task.done():
             _answer_from(task, call)
         else:
             call.task = task
             task.add_done_callback(lambda task: _answer_from(task, call))
+            if sys.version_info >= (3, 14):
+                asyncio.future_add_to_awaited_by(task, self._awaiting(call))
         del task  # an eager step keeps this frame alive in its traceback
+
+    def _awaiting(self, call: Call) -> Any:
+        """The task of this loop that awaits the job which waits for `call`, for asyncio's call graph."""
+        job = call.waiting_job
+        return getattr(job._step, "__self__", None) if type(job) is AsyncioJob and job.origin is self else None
 
     async def end_calls(self) -> None:
         """On the loop, once its tasks have been cancelled: start no more, and end what was started since."""
@@ -183,10 +231,11 @@ class AsyncioHost(Host):
     def call_soon(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         if self.closed is not None:
             raise LoopClosed(self.closed)
-        if self._inbox is not None:
-            self._inbox.put(_Callback(asyncio.Handle(callback, args, self.loop)))
-            return
-        self.loop.call_soon_threadsafe(callback, *args)
+        loop = self.loop
+        if loop.get_debug():
+            self.post(DebugCallback(callback, args, loop, None, creation_stack(sys._getframe(1))))
+        else:
+            self.post(Callback(callback, args, loop, None))
 
     # -- out of the loop -----------------------------------------------------------------------------------------------
 
@@ -234,7 +283,7 @@ class AsyncioHost(Host):
         finally:
             self.patient.discard(give_up)
         if not job.arrived:
-            raise asyncio.CancelledError(f"{name_of(job.fn)} did not end within the shutdown timeout; left behind")
+            raise asyncio.CancelledError(f"{name_of(job.named)} did not end within the shutdown timeout; left behind")
 
     def raise_cancelled(self) -> NoReturn:
         raise asyncio.CancelledError("the task that awaits this function was cancelled")
@@ -280,7 +329,7 @@ async def _await(awaitable: Any) -> Any:
 def _answer_from(task: asyncio.Task[Any], call: Call) -> None:
     call.task = None
     if task.cancelled():
-        call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled on the loop"))
+        call.answer(None, ThreadCancelled(f"{name_of(call.named)} was cancelled on the loop"))
         return
     error = task.exception()
     if error is None:

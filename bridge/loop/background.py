@@ -9,11 +9,11 @@ loop cannot end, because something blocks it, the thread is a daemon, is reporte
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from weakref import WeakSet
 
@@ -22,12 +22,18 @@ import anyio.to_thread
 
 from bridge.diagnostics.places import submit_site
 from bridge.diagnostics.unclosed import tell_not_closed, with_block
-from bridge.errors import LoopClosed
+from bridge.errors import LoopClosed, WouldDeadlock
 from bridge.loop.event_loop import new_event_loop
+from bridge.loop.hosts import host_that_sent
 from bridge.loop.loop_thread import LoopThread
 from bridge.loop.runner import LoopFactory, check_timeout
+from bridge.threads.closing import SHUTDOWN_TIMEOUT
+from bridge.threads.here import current_job
 from bridge.threads.host import Host
 from bridge.threads.portal import Portal
+from bridge.threads.program_end import at_exit
+from bridge.threads.safe_future import SafeFuture
+from bridge.threads.seconds import for_wait
 from bridge.threads.stuck import report_thread
 
 
@@ -66,31 +72,63 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
     def __enter__(self) -> Portal:
         if self._loop is not None:
             raise RuntimeError("this background_loop is already entered: call bridge.background_loop() for another one")
-        self._loop = self._new_thread()
         try:
+            self._loop = self._new_thread()
             host = self._loop.start()
-        except BaseException:
-            self._loop = None
+            _entered.add(self)
+            return Portal(host, keeps=self)
+        except BaseException:  # it could not start; or Ctrl-C, and then the loop may be up already
+            loop, self._loop = self._loop, None
+            if loop is not None:
+                loop.abandon()
             raise
-        _entered.add(self)
-        return Portal(host, keeps=self)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        loop, self._loop = self._loop, None
+        loop = self._loop
         if loop is None:
             raise RuntimeError("this background_loop is not entered: write `with bridge.background_loop() as portal`")
+        if sys.is_finalizing():  # left by a finalizer: the loop's thread does not run any more, and nothing can end it
+            self._loop = None
+            return
+        if _waits_for_this_thread(loop.host):
+            self._let_go_on_its_own_loop(loop, exc)
+            return
+        try:
+            self._end(loop, drain=exc is None)
+        except BaseException:  # Ctrl-C: the loop ends all the same, but nothing waits for it
+            loop.abandon()
+            raise
+        finally:
+            self._loop = None
+            _entered.discard(self)
+
+    def _let_go_on_its_own_loop(self, loop: LoopThread, exc: BaseException | None) -> None:
+        """Nothing can wait here for the loop's end, so it comes when every call is answered."""
+        loop.let_go()
+        self._loop = None
         _entered.discard(self)
+        if not isinstance(exc, GeneratorExit):  # a generator that owns the block may be collected anywhere
+            raise WouldDeadlock(
+                f"the block of background_loop {self._name!r} was left on its own loop, or in a function that its loop "
+                f"has sent and waits for: it would wait for itself. The loop ends when all calls into it are answered. "
+                f"Leave the block in the thread that has entered it."
+            )
+
+    def _end(self, loop: LoopThread, drain: bool) -> None:
+        left_at = monotonic()
         thread, host = loop.thread, loop.host
-        loop.drain = exc is None
-        with suppress(LoopClosed):
+        if drain:
             loop.let_go()
-            if loop.drain:
+            with suppress(LoopClosed):
                 self._wait_for_answers(thread, host)
-        thread.join(self._shutdown_timeout + 1.0)  # it waits that long itself, and then says what is stuck
+        else:
+            loop.abandon()
+        # It waits that long itself, for tasks and for threads, and says what is stuck.
+        thread.join(for_wait(self._shutdown_timeout + 1.0))
         if thread.is_alive():
-            self._report(thread, host)
+            self._report(loop, monotonic() - left_at)
 
     def __del__(self) -> None:
         # Forgotten without being left: what was begun through it is still done, then the loop ends.
@@ -112,12 +150,13 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
 
     def _wait_for_answers(self, thread: threading.Thread, host: Host) -> None:
         """Return when every call is answered, or when the loop has given no sign of life for `shutdown_timeout`."""
-        sign_of_life = threading.Event()
         while host.has_callers and thread.is_alive():
-            host.call_soon(sign_of_life.set, ())
-            if not sign_of_life.wait(self._shutdown_timeout):
+            sign_of_life = SafeFuture()
+            host.call_soon(sign_of_life.set_result, (None,))
+            try:
+                sign_of_life.result(for_wait(self._shutdown_timeout))
+            except TimeoutError:
                 return
-            sign_of_life.clear()
             thread.join(0.02)
 
     async def __aenter__(self) -> Portal:
@@ -126,18 +165,31 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        loop = self._loop
+        if loop is not None and _waits_for_this_thread(loop.host):
+            self._let_go_on_its_own_loop(loop, exc)
+            return
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.__exit__, exc_type, exc, traceback)
 
-    def _report(self, thread: threading.Thread, host: Host) -> None:
+    def _report(self, loop: LoopThread, waited: float, began: str = "its block was left") -> None:
+        thread, host = loop.thread, loop.host
         host.close(f"{host!r} was left behind: something blocks it")
+        loop.abandon()  # should it go on one day
         report_thread(
             thread.ident,
-            f"{host!r} has not ended {self._shutdown_timeout:.1f} s after its block was left; "
-            f"its thread {self._name!r} is left behind.",
+            f"{host!r} has not ended {waited:.1f} s after {began}; its thread {self._name!r} is left behind.",
             "await bridge.to_thread(...) around what blocks the loop",
-            {"bridge.duration": self._shutdown_timeout, "thread.name": self._name},
+            {"bridge.duration": waited, "thread.name": self._name},
         )
+
+
+def _waits_for_this_thread(host: Host) -> bool:
+    """Does the calling thread run this loop, or a function that it has sent?"""
+    job = current_job()
+    with suppress(LoopClosed):
+        return host.runs_here() or host is (job.origin if job is not None else host_that_sent())
+    return False
 
 
 #: Those whose blocks have not been left.
@@ -145,11 +197,19 @@ _entered: WeakSet[background_loop] = WeakSet()
 
 
 def _at_exit() -> None:
-    """The threads are daemons, and end with the program, whatever they are at."""
-    for scope in list(_entered):
-        loop = scope._loop
-        if loop is not None and loop.thread.is_alive():
-            scope._tell(loop)
+    """Cancel what every loop does that is still open, wait for its end, and report that it was never left."""
+    loops = [(scope, loop) for scope in list(_entered) if (loop := scope._loop) is not None and loop.thread.is_alive()]
+    for _, loop in loops:
+        loop.abandon()
+    since = monotonic()
+    for scope, loop in loops:
+        limit = min(SHUTDOWN_TIMEOUT, scope._shutdown_timeout) + 1.0  # as in __exit__
+        loop.thread.join(max(0.0, since + limit - monotonic()))
+        if loop.thread.is_alive():
+            scope._report(loop, monotonic() - since, "the program began to end")
+    with ExitStack() as each:  # as errors, warnings are raised
+        for scope, loop in reversed(loops):
+            each.callback(scope._tell, loop)
 
 
-atexit.register(_at_exit)
+at_exit(_at_exit)

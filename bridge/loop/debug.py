@@ -22,7 +22,8 @@ from traceback import StackSummary
 from types import CodeType, FrameType
 from typing import Any
 
-from bridge.diagnostics.places import PLUMBING, place_of
+from bridge.callables import code_of, qualname_of
+from bridge.diagnostics.places import PLUMBING, line_of
 from bridge.loop.ready import LeanHandle, LeanTimerHandle
 from bridge.loop.waiters import complete, left_by
 from bridge.loop.wrong_thread import refuse
@@ -57,8 +58,8 @@ def as_traceback(stack: Creation | None) -> StackSummary | None:
     sites = [(stack[index], stack[index + 1]) for index in range(0, len(stack), 2)]
     while len(sites) > 1 and sites[0][0].co_filename.startswith(PLUMBING):
         del sites[0]
-    places = [place_of(site) for site in reversed(sites)]
-    return StackSummary.from_list([(each.file, each.line, each.function, None) for each in places])
+    frames = [(site[0].co_filename, line_of(site), site[0].co_name, None) for site in reversed(sites)]
+    return StackSummary.from_list(frames)
 
 
 class _Remembers(asyncio.Handle):
@@ -88,7 +89,7 @@ class _Remembers(asyncio.Handle):
         callback = self._callback
         while type(callback) is partial:
             callback = callback.func
-        self.was = getattr(callback, "__code__", None) or _name_of(callback)  # type: ignore[misc]
+        self.was = code_of(callback) or f"{qualname_of(callback)}(...)"  # type: ignore[misc]
         self._callback = self._args = None
 
     def _repr_info(self) -> list[str]:
@@ -99,12 +100,6 @@ class _Remembers(asyncio.Handle):
                 was = f"{was.co_qualname}(...) at {was.co_filename}:{was.co_firstlineno}"
             info.insert(len(info) - bool(self.made), was)
         return info
-
-
-def _name_of(callback: Any) -> str:
-    """Of one that is not written in Python."""
-    name = getattr(callback, "__qualname__", None) or type(callback).__qualname__
-    return f"{name}(...)"
 
 
 class DebugHandle(_Remembers, LeanHandle):  # type: ignore[misc]

@@ -12,9 +12,10 @@ handler that has interrupted it.
 A round of the loop runs as much as `len(_ready)` says at its beginning. `Ready` says no more than `BATCH`, so that no
 flood from threads keeps the loop from its own I/O and timers; the order of everything stays what it was.
 
-Closing: `close` sets `_shut`, then puts a new deque in the place of `_ready`. A waker takes hold of the deque, then looks
-at `_shut`: so all appends go to the old one. Nothing is taken out of that any more, and a waker that finds `_shut` set
-after its append can tell: what is still in there will never run, and what is not has run.
+Closing: `_closed` alone says whether the loop takes anything, and asyncio's own `close` sets it, as the last thing; what
+comes before that is accepted. From then on nothing is taken out of `_ready` to be run, so a waker that finds `_closed`
+set after its append can tell: what is still in there will never run, and what is not has run. `close` then puts an empty
+deque in its place, and refuses what it finds in the old one.
 
 This needs four private details of asyncio's selector loops (`_ready`, `_selector`, `_write_to_self`, `_ssock`). Where one
 is missing (Windows' proactor, a Python to come) the loop stays a stock one, which is slower and otherwise the same.
@@ -40,7 +41,7 @@ from bridge.errors import LoopClosed
 from bridge.loop.executor_job import ExecutorJob
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.loop.hosts import host_of
-from bridge.loop.lost import THREADSAFE, attend, report
+from bridge.loop.lost import THREADSAFE, attend, is_of_an_exit, report
 from bridge.loop.ready import HANDLE_SLOTS, LeanHandle, Ready, is_in
 from bridge.loop.scheduling import SchedulingLoop
 from bridge.loop.sleeper import EpollSleeper, Sleeper
@@ -81,13 +82,15 @@ class EventLoop(SchedulingLoop):
     _check_default_executor: Callable[[], None]
     _bridge_door: Callable[[Item], None] | None
 
+    #: For a loop that bridge has started for its own purposes: what it serves. What happens on it is reported only where
+    #: the program can do something about it.
+    serves: str | None = None
     #: What `slow_callback_duration` is at first, in seconds; None: what the environment says, or else as in asyncio.
     first_threshold: ClassVar[float | None] = None
 
     def __init__(self, *args: Any, diagnostics: bool | None = None):
         self._nap = 0
         self._woken = -1
-        self._shut = False
         self._watch: Watch | None = None
         self._told = 0  # the exception context that was reported last
         super().__init__(*args, diagnostics=wanted(diagnostics))
@@ -140,14 +143,14 @@ class EventLoop(SchedulingLoop):
 
     def _post(self, item: Item) -> None:
         ready = self._ready
-        if self._shut:
+        if self._closed:
             raise LoopClosed(self._closed_message())
         ready.append(item)
         nap = self._nap
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
+        if self._closed and is_in(ready, item):  # type: ignore[unreachable]  # closed since we looked
             raise LoopClosed(self._closed_message())
 
     def call_soon_threadsafe(
@@ -159,7 +162,7 @@ class EventLoop(SchedulingLoop):
             attend(self, callback)
         if self._plain:
             handle: asyncio.Handle = LeanHandle(callback, args, self, context)
-        elif self._shut:
+        elif self._closed:
             raise LoopClosed(self._closed_message())
         elif self._checked:
             handle = self._checked_handle(callback, args, context, "call_soon_threadsafe")
@@ -170,7 +173,7 @@ class EventLoop(SchedulingLoop):
         if nap and self._woken != nap:
             self._write_to_self()
             self._woken = nap
-        if self._shut and is_in(ready, handle):  # closed since we looked
+        if self._closed and is_in(ready, handle):  # closed since we looked
             raise LoopClosed(self._closed_message())
         return handle
 
@@ -213,6 +216,8 @@ class EventLoop(SchedulingLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """As in asyncio; listeners hear of such an exception even where the program has set a handler of its own."""
+        if is_of_an_exit(context):
+            return
         super().call_exception_handler(context)
         told, self._told = self._told, 0
         if self._exception_handler is not None and self._diagnostics and told != id(context):
@@ -246,27 +251,27 @@ class EventLoop(SchedulingLoop):
             await super().shutdown_default_executor()
 
     async def _close_pool(self, pool: WorkerPool, timeout: float | None) -> None:
+        since = monotonic()
         empty = Event()
         pool.when_empty(lambda: self.call_soon_threadsafe(empty.set))
         pool.close()
         with move_on_after(timeout) as scope:
             await empty.wait()
         if scope.cancelled_caught and host_of(self).deadline is None:  # else the runner reports it
-            report_stuck(pool)
+            report_stuck(pool, since)
 
     def close(self) -> None:
         """As in asyncio; whoever still waits for this loop, in whatever thread, is told LoopClosed."""
         if self._closed or self.is_running():
             super().close()
             return
-        self._shut = True
-        self._plain = self._checked = False
         if self._watch is not None:
             self._watch.close()
+        super().close()
+        self._plain = self._checked = False
         left: deque[Any] = deque()
         if self._bridge_door is not None:
             left, self._ready = self._ready, left
-        super().close()
         host = self.__dict__.get("_bridge_host")
         if host is not None:
             host.close(f"{host!r} was closed")

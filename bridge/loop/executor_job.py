@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import CancelledError as ThreadCancelled
+from functools import partial
 from typing import Any
 
 from bridge.errors import LoopClosed
@@ -26,12 +27,17 @@ class ExecutorJob(Job, Item):
         job = cls(fn, args, {}, host_of(loop))
         job.loop = loop
         job.future = future = loop.create_future()
-        future.add_done_callback(lambda future: future.cancelled() and pool.withdraw(job))
+        future.add_done_callback(partial(job._follow, pool))
         pool.submit_job(job)
         return future
 
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
+
+    def _follow(self, pool: WorkerPool, future: asyncio.Future[Any]) -> None:
+        """Nobody awaits a cancelled future any more: withdraw the function, or let it know if it runs."""
+        if future.cancelled() and not pool.withdraw(self):
+            self.request_cancel(self.origin.raise_cancelled)  # type: ignore[union-attr]
 
     def deliver(self) -> None:
         try:

@@ -21,6 +21,7 @@ from contextvars import Context
 from types import CodeType
 from typing import Any, cast
 
+from bridge.callables import last_name, qualname_of
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place, submit_site
@@ -31,6 +32,12 @@ from bridge.threads.trail import last_in, trail_here
 #: How asyncio's message ends; it begins with the name of the class.
 _UNSEEN = " exception was never retrieved"
 _asyncio_logger = logging.getLogger("asyncio")
+
+
+def is_of_an_exit(context: dict[str, Any]) -> bool:
+    """Is this about a SystemExit or KeyboardInterrupt that was not asked for? It is not lost: it has ended the loop."""
+    error = context.get("exception")
+    return issubclass(type(error), (KeyboardInterrupt, SystemExit)) and str(context.get("message")).endswith(_UNSEEN)
 
 
 def report(loop: AbstractEventLoop, context: dict[str, Any], *, log: bool = True) -> None:
@@ -54,8 +61,8 @@ def _event_of(error: BaseException, future: Any, context: dict[str, Any]) -> Any
     last = None if own is None else last_in(own)
     if coro is None:
         return lost(error, f"in a {type(future).__name__}", "created", place, last, "await future", {})
-    name = getattr(coro, "__qualname__", repr(coro)).rpartition("<locals>.")[2]
-    short = getattr(coro, "__name__", name)
+    name = qualname_of(coro).rpartition("<locals>.")[2]
+    short = last_name(coro)
     call = (awaited(place, short) if place is not None else None) or f"{short}(...)"
     advice = f"async with asyncio.TaskGroup() as tasks: tasks.create_task({call.removeprefix('await ')})"
     who = f"in task {future.get_name()!r} running {name}()"
@@ -86,6 +93,8 @@ def reporting_lost_exceptions(loop: AbstractEventLoop) -> Iterator[None]:
     before: Callable[[dict[str, Any]], None] = loop.call_exception_handler
 
     def call_exception_handler(context: dict[str, Any]) -> None:
+        if is_of_an_exit(context):
+            return
         before(context)
         report(loop, context, log=loop.get_exception_handler() is None)
 
@@ -110,7 +119,7 @@ class _ThreadsafeFuture(AttendedFuture):
     """What asyncio.run_coroutine_threadsafe returns; asyncio's own callback asks for nothing."""
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
-        if getattr(fn, "__qualname__", "").endswith("._call_check_cancel"):
+        if qualname_of(fn).endswith("._call_check_cancel"):
             Future.add_done_callback(self, fn)
         else:
             super().add_done_callback(fn)
@@ -122,9 +131,11 @@ def attend(loop: AbstractEventLoop, callback: Any) -> None:
     future, coro = held["future"].cell_contents, held["coro"].cell_contents
     if type(future) is Future:
         future.__class__ = _ThreadsafeFuture
-        name = getattr(coro, "__qualname__", repr(coro))
+        name = qualname_of(coro)
         advice = "asyncio.run_coroutine_threadsafe(...).result()"
         last = trail_here()
-        cast(_ThreadsafeFuture, future).tell_if_lost(name, advice, submit_site(), last)
+        ours = cast(_ThreadsafeFuture, future)
+        ours.renew_lock()  # no thread can wait for it yet
+        ours.tell_if_lost(name, advice, submit_site(), last)
         if last is not None and last.job is not None:
             loop.call_soon_threadsafe(last.settle)

@@ -58,6 +58,9 @@ class Ready(deque[Any]):
         length = super().__len__()
         return min(BATCH, length)
 
+    def clear(self) -> None:
+        """Keep everything: asyncio empties its queue when it closes, and bridge refuses what is in it first."""
+
 
 def is_in(ready: deque[Any], item: object) -> bool:
     """Is this very item still in there?"""

@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from functools import partial
 from heapq import heappush
 from inspect import CO_COROUTINE
 from threading import get_ident
-from types import BuiltinFunctionType, FrameType, FunctionType
+from types import BuiltinFunctionType, CoroutineType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVarTuple, Unpack, cast
 
+from bridge.callables import async_kind, shown
 from bridge.loop.debug import Creation, DebugFuture, DebugHandle, DebugTask, DebugTimerHandle, creation_stack
 from bridge.loop.forgotten import remember_caller
 from bridge.loop.ready import LeanHandle, LeanTimerHandle
@@ -128,14 +130,17 @@ class SchedulingLoop(StockLoop):
         return DebugHandle(callback, args, self, context, made)
 
     def _check_callback(self, callback: Any, method: str) -> None:
-        """Raise TypeError for coroutine functions and what cannot be called; nearly always at a glance."""
+        """Raise TypeError, in asyncio's words, for coroutine functions and what cannot be called."""
         kind = type(callback)
         if kind is FunctionType:
             if not callback.__code__.co_flags & CO_COROUTINE and not callback.__dict__:  # where one is marked as such
                 return
         elif kind is BuiltinFunctionType or (kind.__module__ == "_asyncio" and callable(callback)):
             return
-        super()._check_callback(callback, method)  # type: ignore[misc]
+        if type(callback) is CoroutineType or async_kind(callback) == "coroutine":
+            raise TypeError(f"coroutines cannot be used with {method}()")
+        if not callable(callback):
+            raise TypeError(f"a callable object was expected by {method}(), got {shown(callback)}")
 
     # -- timers --------------------------------------------------------------------------------------------------------
 
@@ -165,8 +170,13 @@ class SchedulingLoop(StockLoop):
             return timer
         if self._plain:
             timer = LeanTimerHandle(when, callback, args, self, context)
-            code = getattr(callback, "__code__", None)
-            if code is not None and code.co_flags & CO_COROUTINE and self._diagnostics:
+            kind = type(callback)
+            function: Any = callback.__func__ if kind is MethodType else callback  # type: ignore[attr-defined]
+            if type(function) is FunctionType:  # nearly always
+                is_async = function.__code__.co_flags & CO_COROUTINE
+            else:
+                is_async = kind is not BuiltinFunctionType and _is_async_object(callback)
+            if is_async and self._diagnostics:
                 remember_caller(timer)
         else:
             self._check_callback(callback, "call_at")
@@ -195,7 +205,11 @@ class SchedulingLoop(StockLoop):
             return self._create_task_elsewhere(coro, name, context)
         if ours and self._checked:
             return self._create_checked_task(coro, name, context)
-        return super().create_task(coro, name=name, context=context, **kwargs)
+        if name is not None:
+            kwargs["name"] = name
+        if context is not None:
+            kwargs["context"] = context
+        return super().create_task(coro, **kwargs)  # which hands on to a task factory what it was given
 
     def _create_checked_task(self, coro: Any, name: Any, context: Context | None) -> Task[Any]:
         made = self._making = creation_stack(sys._getframe(2))
@@ -241,6 +255,19 @@ class SchedulingLoop(StockLoop):
         else:
             super().stop()
 
+    # -- what runs -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _current_handle(self) -> Any:
+        """What runs just now, in debug mode: set by asyncio's `_run_once`, read by its exception handler."""
+        return self._current
+
+    @_current_handle.setter
+    def _current_handle(self, handle: Any) -> None:
+        self._current = handle
+        #: The step of a task that a job takes, which it has forgotten when asyncio describes what was slow.
+        self.step_that_runs: Any = getattr(handle, "_step", None)
+
     # -- the wrong thread ----------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -259,6 +286,13 @@ class SchedulingLoop(StockLoop):
     def _tell(self, *, by_future: bool = False) -> None:
         if self._diagnostics and get_ident() not in self._handing_over:
             tell(self, by_future=by_future, every_time=self._checked)
+
+
+def _is_async_object(callback: Any) -> bool:
+    """Does calling this, which is no function, only make a coroutine? A partial of a plain function is known at once."""
+    while type(callback) is partial:
+        callback = callback.func
+    return async_kind(callback) == "coroutine"
 
 
 def _completes(args: tuple[Any, ...]) -> bool:

@@ -11,16 +11,17 @@ still arrive, because other system tasks may be waiting for them; trio itself sh
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError as ThreadCancelled
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from functools import partial
+from inspect import iscoroutine
 from typing import Any, NoReturn
 
 import trio
 from outcome import Value
-from sniffio import current_async_library_cvar
 
+from bridge.callables import NOT_AWAITED, refuse_async
 from bridge.errors import LoopClosed
 from bridge.threads.calls import Call
 from bridge.threads.host import CancelMode, Carrier, Host
@@ -28,6 +29,13 @@ from bridge.threads.inbox import Inbox, Item
 from bridge.threads.job import Job, name_of
 
 logger: logging.Logger = logging.getLogger("bridge.loop")
+
+#: Says in a context which library runs there, for all who ask sniffio.
+_library: ContextVar[str | None] | None
+try:
+    from sniffio import current_async_library_cvar as _library
+except ImportError:  # trio and anyio are both of versions that do without it
+    _library = None
 
 _host_var: trio.lowlevel.RunVar[TrioHost] = trio.lowlevel.RunVar("bridge_host")
 
@@ -50,7 +58,8 @@ class TrioJob(Job, Item):
     def __init__(self, host: TrioHost, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]):
         Job.__init__(self, fn, args, kwargs, host)
         assert self.context is not None
-        self.context.run(current_async_library_cvar.set, None)  # the worker is not trio, and may run a loop of its own
+        if _library is not None:  # the worker is not trio, and may run a loop of its own
+            self.context.run(_library.set, None)
         self.host: TrioHost = host
         self.task: trio.lowlevel.Task | None = None
         self.raise_cancel: Callable[[], NoReturn] | None = None
@@ -76,11 +85,18 @@ class _Callback(Item):
         self.args = args
         self.context = copy_context()
 
+    @property
+    def named(self) -> Any:
+        return self.callback
+
     def _run(self) -> None:
         try:
-            self.context.run(self.callback, *self.args)
-        except Exception as error:
-            logger.error("%s, called on %r, raised", name_of(self.callback), self.host, exc_info=error)
+            value = self.context.run(self.callback, *self.args)
+            if value is not None:
+                refuse_async(self.callback, value, NOT_AWAITED)
+        except BaseException as error:
+            if not self.host.end_by(error):
+                logger.error("%s, called on %r, raised", name_of(self.callback), self.host, exc_info=error)
 
 
 class TrioHost(Host):
@@ -92,6 +108,8 @@ class TrioHost(Host):
         self.new_job: Callable[..., TrioJob] = partial(TrioJob, self)
         self._inbox = Inbox(self.loop.run_sync_soon, self.loop.run_sync_soon)
         self.post: Callable[[Item], None] = self._inbox.put
+        self._main: trio.CancelScope | None = None
+        self._ended_by: BaseException | None = None
         trio.lowlevel.spawn_system_task(self._warden, name="bridge.warden")
 
     def __repr__(self) -> str:
@@ -103,21 +121,51 @@ class TrioHost(Host):
         finally:
             self.close("the trio run has ended")
 
+    async def run_main(self, main: Awaitable[Any]) -> Any:
+        """In the main task: await `main`; raise the exit that a function called by a thread asks for."""
+        try:
+            with trio.CancelScope() as self._main:
+                return await main
+        finally:
+            self._main = None
+            error, self._ended_by = self._ended_by, None
+            if error is not None:
+                raise error
+
+    def end_by(self, error: BaseException) -> bool:
+        """If a function that a thread has called raised SystemExit or KeyboardInterrupt, end the run as asyncio does.
+
+        Return True if the run ends by it.
+
+        trio takes an exception in a system task for a fault of its own, so it is the main task that raises it. In a run
+        that was not started by `bridge.run`, the calling thread alone has the error, as with `trio.from_thread.run`.
+        """
+        if issubclass(type(error), (KeyboardInterrupt, SystemExit)) and self._main is not None and self._ended_by is None:
+            self._ended_by = error
+            self._main.cancel()
+        return self._ended_by is error
+
     # -- into the loop -------------------------------------------------------------------------------------------------
 
     def start(self, call: Call) -> None:
         try:
             value = call.context.run(call.fn, *call.args, **call.kwargs)
+            can_be_awaited = hasattr(type(value), "__await__")
         except BaseException as error:
             call.answer(None, error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
+            self.end_by(error)
             return
-        if not hasattr(type(value), "__await__"):
+        if not can_be_awaited:
             call.answer(value, None)
             return
         call.task = trio.CancelScope()
-        trio.lowlevel.spawn_system_task(_serve, call, value, name=name_of(call.fn), context=call.context)
+        name = name_of(call.named)
+        try:
+            trio.lowlevel.spawn_system_task(_serve, self, call, value, name=name, context=call.context)
+        except BaseException as error:
+            if iscoroutine(value):
+                value.close()
+            call.answer(None, error)
 
     def cancel(self, call: Call) -> None:
         if call.task is not None:
@@ -166,19 +214,18 @@ class TrioHost(Host):
         return "closed" if self.closed is not None else None
 
 
-async def _serve(call: Call, awaitable: Any) -> None:
+async def _serve(host: TrioHost, call: Call, awaitable: Any) -> None:
     with call.task as scope:
         try:
             value = await awaitable
         except trio.Cancelled:
             if scope.cancel_called:
-                call.answer(None, ThreadCancelled(f"{name_of(call.fn)} was cancelled"))
+                call.answer(None, ThreadCancelled(f"{name_of(call.named)} was cancelled"))
             else:
-                call.answer(None, LoopClosed(f"the trio run ended before {name_of(call.fn)} did"))
+                call.answer(None, LoopClosed(f"the trio run ended before {name_of(call.named)} did"))
             raise
         except BaseException as error:
             call.answer(None, error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
+            host.end_by(error)
         else:
             call.answer(value, None)

@@ -10,18 +10,21 @@ whatever goes wrong in here, the program's call goes on as if nobody had looked.
 from __future__ import annotations
 
 import ast
+import asyncio
 import logging
+import os
 import sys
 import threading
 from functools import lru_cache
 from types import FrameType
 from typing import Any, NoReturn
 
-from bridge.diagnostics.advice import called_at, threadsafe
+from bridge.diagnostics.advice import called_at, sent_to_a_thread, threadsafe
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import PACKAGE, PLUMBING, Site, place_of, submit_site, where
+from bridge.diagnostics.places import PACKAGE, Site, is_stdlib, place_of, submit_site, where
 from bridge.diagnostics.stacks import Stack, capture
 from bridge.errors import WrongThread
+from bridge.threads.site import sender_here
 
 logger: logging.Logger = logging.getLogger("bridge.threads.BRG301")
 
@@ -30,6 +33,9 @@ _OWNERS = {"DebugFuture": "future", "DebugTask": "task"}
 #: What completes a future whose callbacks are called then; longer names than this are not shown.
 _OF_A_FUTURE = "a method of a future"
 _LONGEST = 60
+_COMPLETING = ("set_result", "set_exception", "cancel")
+#: Where the methods lie that look at their thread, and those that call them.
+_OF_LOOPS = (os.path.join(PACKAGE, "loop", ""), os.path.join(os.path.dirname(asyncio.__file__), ""))
 
 
 def tell(loop: Any, *, by_future: bool = False, every_time: bool = False) -> None:
@@ -61,18 +67,21 @@ def refuse(loop: Any, *, told: bool, changed: bool = False) -> NoReturn:
 
 def _event_of(loop: Any, what_became: str, by_future: bool) -> Event:
     site = submit_site()
+    sent = site is None or is_stdlib(site[0].co_filename)  # no line of the program is executed in this thread
+    if sent:
+        site = sender_here()
     place = None if site is None else place_of(site)
-    method = _method(sys._getframe(1), site, by_future)
+    method = _method(sys._getframe(1), None if sent else site, by_future)
     thread = threading.current_thread().name
     return Event(
         code="BRG301",
-        headline=f"{method} was called in thread {thread!r}, which does not run the loop{_where(site)}",
+        headline=f"{method} was called in thread {thread!r}, which does not run the loop{_where(site, sent)}",
         details=(
             f"the loop runs in thread {_name_of(loop.guard)!r}; {what_became}",
             "stack, innermost first:",
             *_lines(capture(sys._getframe(2))),
         ),
-        advice=_advice(site),
+        advice=_advice_to_the_sender(site, method) if sent else _advice(site),
         place=place,
         attributes={"bridge.method": method, "thread.name": thread},
     )
@@ -81,7 +90,7 @@ def _event_of(loop: Any, what_became: str, by_future: bool) -> Event:
 def _method(frame: FrameType | None, site: Site | None, by_future: bool) -> str:
     """What the program's line calls: the outermost function of asyncio's, or of the loop's, that it is in."""
     method = _OF_A_FUTURE
-    while frame is not None and frame.f_code.co_filename.startswith(PLUMBING):
+    while frame is not None and frame.f_code.co_filename.startswith(_OF_LOOPS):
         code = frame.f_code
         owner, _, name = code.co_qualname.rpartition(".")
         if not code.co_filename.startswith(PACKAGE):
@@ -101,13 +110,28 @@ def _name_in_source(site: Site) -> str:
 
 
 @lru_cache(maxsize=256)
-def _where(site: Site | None) -> str:
-    return "" if site is None else where(place_of(site), "at")
+def _where(site: Site | None, sent: bool) -> str:
+    return "" if site is None else where(place_of(site), "sent at" if sent else "at")
 
 
 @lru_cache(maxsize=256)
 def _advice(site: Site | None) -> str:
     return "loop.call_soon_threadsafe(...)" if site is None else threadsafe(site)
+
+
+@lru_cache(maxsize=256)
+def _advice_to_the_sender(site: Site | None, method: str) -> str:
+    """Where a thread was given the very method, and no function of the program: `await bridge.to_thread(event.set)`."""
+    owner, _, name = method.removeprefix("asyncio.").rpartition(".")
+    for each in (name,) if method is not _OF_A_FUTURE else _COMPLETING:
+        sent = None if site is None else sent_to_a_thread(place_of(site), each)
+        if sent is not None:
+            function, arguments = sent
+            called = arguments if function.endswith(".call_soon") else (function, *arguments)
+            from_a_thread = f"loop.call_soon_threadsafe({', '.join(called)})"
+            return f"{function}({', '.join(arguments)}) on the loop, without a thread; from a thread {from_a_thread}"
+    function = "future.set_result" if method is _OF_A_FUTURE else f"{owner.lower()}.{name}"
+    return f"loop.call_soon_threadsafe({'function' if owner == 'loop' else function}, ...)"
 
 
 @lru_cache(maxsize=256)

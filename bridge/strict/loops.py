@@ -30,6 +30,7 @@ from bridge.loop.watch.thresholds import adopt_threshold
 from bridge.loop.watch.views import OpaqueView, View
 from bridge.loop.watch.watching import Watch
 from bridge.strict.patches import Patches
+from bridge.threads.loaded import from_loaded
 
 #: Seconds that loops of other threads have for what they are at.
 PATIENCE = 1.0
@@ -50,8 +51,7 @@ class Loops:
     def begin(self, patches: Patches, on_destroyed: Callable[[Any], object]) -> None:
         """Watch what runs from now on."""
         self._on_destroyed = on_destroyed
-        uvloop = sys.modules.get("uvloop")
-        for kind in (asyncio.BaseEventLoop, getattr(uvloop, "Loop", None)):
+        for kind in (asyncio.BaseEventLoop, from_loaded("uvloop", "Loop")):
             if kind is not None:
                 patches.replace(kind, "run_forever", self._running)
                 patches.replace(kind, "call_exception_handler", self._hearing)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from logging import WARNING
 
 from bridge.diagnostics.catalogue import CATALOGUE
-from bridge.diagnostics.events import Event, emit, on_event
+from bridge.diagnostics.events import Event, emit, stream
 from bridge.diagnostics.places import Place
 from bridge.loop.forgotten import RemembersOrigins
 from bridge.strict.executors import Executors
@@ -50,7 +50,7 @@ class Observation:
         self._executors = Executors(self._is_own)
         self._threads = Threads(self._is_own, self._executors)
         self._origins = RemembersOrigins()
-        self._subscription = on_event(self._heard.append)
+        self._subscription = stream.on_event_directly(self._heard.append)
         self._thread = threading.get_ident()
 
     def begin(self) -> None:

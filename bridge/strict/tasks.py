@@ -1,6 +1,6 @@
 """Tasks that a test has left pending.
 
-    a Runner closes its loop ── what is pending is cancelled there; before that, it is noted ──┐
+    bridge.run or a Runner ends its loop ── what is pending is cancelled; before, it is noted ─┐
     a task is destroyed, pending ── asyncio's own message ─────────────────────────────────────┤
     any other loop, at the end of the test ── what is pending now and was not before ──────────┴─> BRG502
 
@@ -22,9 +22,11 @@ from typing import Any
 import anyio
 
 import bridge
+from bridge.callables import last_name, qualname_of
 from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import is_installed, place_of, where
+from bridge.loop import runner
 from bridge.loop.lost import place_of_task
 from bridge.strict.loops import Loops
 from bridge.strict.patches import Patches
@@ -53,7 +55,8 @@ class Tasks:
         self._left = []
         self._known = {task for task in self._known if not task.done()}
         self.know_all()
-        patches.replace(runners, "_cancel_all_tasks", lambda original: self._cancelling(patches, original))
+        for module, name in ((runners, "_cancel_all_tasks"), (runner, "end_tasks")):
+            patches.replace(module, name, lambda original: self._cancelling(patches, original))
 
     def know_all(self) -> None:
         """Nor is this."""
@@ -85,13 +88,13 @@ class Tasks:
             if thread not in threads:
                 yield from ((task, thread is not None) for task in asyncio.all_tasks(loop) if self._counts(task))
 
-    def _cancelling(self, patches: Patches, original: Callable[[Any], None]) -> Callable[[Any], None]:
-        def cancel_all_tasks(loop: Any) -> None:
+    def _cancelling(self, patches: Patches, original: Callable[..., None]) -> Callable[..., None]:
+        def cancel_all_tasks(loop: Any, *how: Any) -> None:
             if patches.active:
                 for task in asyncio.all_tasks(loop) - _of_callers(loop):
                     if self._counts(task):
                         self._note(task, "was still pending when its loop was closed, and was cancelled")
-            original(loop)
+            original(loop, *how)
 
         return cancel_all_tasks
 
@@ -122,8 +125,8 @@ def _code_of(coro: Any) -> Any:
 
 def _event_of(task: Any, what: str) -> Event:
     coro = task.get_coro()
-    qualified = getattr(coro, "__qualname__", None) or repr(coro)
-    short = getattr(coro, "__name__", "work")
+    qualified = qualname_of(coro)
+    short = last_name(coro)
     place = place_of_task(task, coro, getattr(task, "_source_traceback", None))
     call = ((awaited(place, short) if place is not None else None) or f"{short}(...)").removeprefix("await ")
     frame = getattr(coro, "cr_frame", None)

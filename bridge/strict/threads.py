@@ -21,6 +21,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from bridge.diagnostics.advice import called_at
+from bridge.diagnostics.delivery import THREAD_NAME as DELIVERY_THREAD_NAME
 from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import PACKAGE, Site, place_of, where
 from bridge.diagnostics.stacks import capture, stack_of_thread
@@ -38,6 +39,7 @@ _NEAR = 6
 _COME_AND_GO = (
     THREAD_NAME,
     "bridge-sentry",
+    DELIVERY_THREAD_NAME,
     "AnyIO worker",
     "Trio thread",
     "pytest_timeout",

@@ -7,7 +7,6 @@ Nurseries need no look: no task outlives them. Where trio's private part is not 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -16,12 +15,13 @@ from bridge.diagnostics.switch import first_threshold
 from bridge.loop.watch.views import TrioView
 from bridge.loop.watch.watching import Watch
 from bridge.strict.patches import Patches
+from bridge.threads.loaded import from_loaded
 
 
 def watch_trio(patches: Patches) -> None:
     """From now on, if trio is loaded."""
-    runs = sys.modules.get("trio._core._run")
-    if runs is not None and hasattr(runs, "unrolled_run"):
+    if from_loaded("trio._core._run", "unrolled_run") is not None:
+        runs = import_module("trio._core._run")
         patches.replace(runs, "setup_runner", lambda original: _setting_up(patches, original))
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from asyncio import _get_running_loop
 from typing import TYPE_CHECKING, NoReturn
 
 from bridge.errors import WouldDeadlock, WrongThread
 from bridge.threads.deadlock import instead_of_call, tell_refused, thread_of
+from bridge.threads.loaded import trio_runs_here
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 def loop_runs_here() -> bool:
     """Does the calling thread run an event loop, of any kind, just now?"""
-    if _get_running_loop() is not None:
-        return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    return _get_running_loop() is not None or trio_runs_here()
 
 
 def refuse_blocking(host: Host, what: str, instead: str) -> NoReturn:

@@ -14,25 +14,36 @@ look at `closed`, and closing sets `closed` before it answers, so no call falls 
 from __future__ import annotations
 
 from _thread import LockType, allocate_lock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Coroutine, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from inspect import iscoroutine
-from threading import Condition
-from typing import TYPE_CHECKING, Any
+from sys import is_finalizing
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from bridge.callables import manageable
 from bridge.errors import BridgeError, LoopClosed
 from bridge.threads.blocking import refuse_blocking
 from bridge.threads.here import here
 from bridge.threads.inbox import Item
+from bridge.threads.interop import check_of_this_thread, watch_over
 from bridge.threads.job import name_of
 from bridge.threads.lost import AttendedFuture
 from bridge.threads.trail import settle_in, trail_here
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
+    from bridge.threads.job import Job
     from bridge.threads.worker import Worker
+
+
+T = TypeVar("T")
+
+
+#: Seconds after which a thread of another library, while it waits, looks again whether its work has been cancelled.
+LOOK = 0.05
 
 
 class Call(Item):
@@ -50,6 +61,7 @@ class Call(Item):
         "kwargs",
         "refused",
         "task",
+        "thread",
         "value",
     )
 
@@ -62,6 +74,7 @@ class Call(Item):
         self.kwargs: dict[str, Any] = kwargs
         trail_here()
         self.context: Context = copy_context()
+        self.thread: int | None = None  # the one that is blocked until the answer comes; not where that is a worker
         self.task: Any = None  # what the host needs in order to cancel it, once it runs
         self.value: Any = None
         self.error: BaseException | None = None
@@ -69,6 +82,17 @@ class Call(Item):
         self.gate.acquire()
         self.refused: bool = False
         self._unclaimed = self._unanswered = True
+
+    @property
+    def named(self) -> Any:
+        """What messages name: the function, or the coroutine that was handed over."""
+        return self.args[0] if self.fn is itself else self.fn
+
+    @property
+    def waiting_job(self) -> Job | None:
+        """The job whose function waits for the answer, if it is one."""
+        worker = self.host.waits.get(self)
+        return None if worker is None else worker.job
 
     def claim(self) -> bool:
         """True for exactly one caller: the loop that starts the call, or whoever withdraws it."""
@@ -79,11 +103,9 @@ class Call(Item):
         return True
 
     def resend(self) -> None:
-        """Sending was interrupted, nobody knows where: send again, which at most has the loop find it claimed."""
-        try:
-            self.host.post(self)
-        except LoopClosed as error:
-            self.refuse(error)
+        """Sending was interrupted, at an unknown step: send again, which at most has the loop find it claimed."""
+        with suppress(BridgeError):  # it is answered then
+            self.send()
 
     def _withdraw(self) -> bool:
         """See to it that the call never starts; False if it has."""
@@ -97,14 +119,20 @@ class Call(Item):
         """Put the call through the host's door; `worker` is going to block for it. Raises LoopClosed: it never runs."""
         host = self.host
         try:
+            if is_finalizing():
+                raise LoopClosed(
+                    f"the interpreter is shutting down, and only the thread that does so runs Python code now: {host!r} "
+                    f"can answer nothing. Close what calls into it before the program ends."
+                )
             host.expect(self, worker)
             if self.answered:  # cancelled before it was on its way
                 host.forget(self)
                 return
             host.post(self)
-        except BridgeError:
+        except BridgeError as error:
             if self._withdraw() or self.refused:
-                host.forget(self)
+                self.answer(None, error)
+                self.error = None  # raised here, it would make a cycle
                 raise
             # Too late to refuse it: the loop ran it, and ended while we were still on our way.
 
@@ -120,7 +148,7 @@ class Call(Item):
         except AttributeError:
             return
         self.value = value
-        self.error = error
+        self.error = error if error is None else manageable(error)
         self._open()
 
     def _open(self) -> None:
@@ -140,7 +168,7 @@ class Call(Item):
     def cancel(self) -> None:
         """Withdraw the call if it has not started, otherwise cancel its coroutine. From any thread; does not wait."""
         if self._withdraw():
-            self.answer(None, CancelledError(f"{name_of(self.fn)} was cancelled before the loop could start it"))
+            self.answer(None, CancelledError(f"{name_of(self.named)} was cancelled before the loop could start it"))
             return
         try:
             self.host.post(_Cancel(self))
@@ -154,6 +182,10 @@ class Call(Item):
     def stop(self) -> None:
         """On the loop: cancel what has started."""
         self.host.cancel(self)
+
+    def blocks_any_of(self, threads: Container[int]) -> bool:
+        """True if one of these threads waits for the answer. From any thread."""
+        return self.thread in threads
 
     def leave_behind(self, reason: str) -> None:
         """In a forked child: the loop runs in the parent only."""
@@ -175,11 +207,20 @@ class Call(Item):
             del error, self
 
 
+def itself(coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """The function of a call that is given a coroutine."""
+    return coro
+
+
 class _Cancel(Item):
     __slots__ = ("call",)
 
     def __init__(self, call: Call):
         self.call = call
+
+    @property
+    def named(self) -> Any:
+        return self.call.named
 
     def _run(self) -> None:
         self.call.stop()
@@ -191,6 +232,7 @@ def ask(call: Call, *, cleanup: bool = False) -> Any:
     In a worker the slot is lent out meanwhile, and if the side that awaits the worker gives up, the call is cancelled
     and the backend's cancellation error raised, once; with `cleanup` the call is left to finish, because it is clean-up.
     In the main thread, Ctrl-C cancels the call, waits for its clean-up and goes on its way; a second one does not wait.
+    In a thread of anyio's or trio's, the cancellation of what awaits it does the same.
     """
     worker = here.worker
     if worker is None:
@@ -236,19 +278,30 @@ def _lend_and_ask(worker: Worker, call: Call) -> None:
 
 
 def _ask_interruptibly(call: Call, cleanup: bool) -> Any:
+    check = None if cleanup else watch_over(call)
+    if check is not None:
+        check()
     try:
+        call.thread = get_ident()
         call.send()
-        call.gate.acquire()
-    except BridgeError:
-        raise
-    except BaseException:  # Ctrl-C, or what another signal handler raised
-        if not cleanup:
-            call.cancel()
-        elif not call.answered:
-            call.resend()
-        # Not answered yet means that the gate was still shut, so this acquire cannot have been passed already.
-        if not call.answered:
+        if check is None:
             call.gate.acquire()
+        else:
+            while not call.gate.acquire(timeout=LOOK):
+                check()
+    except BaseException:  # refused; or Ctrl-C, or what a signal handler raised, or cancelled as `check` says
+        try:
+            if not call.answered:
+                if cleanup:
+                    call.resend()
+                else:
+                    call.cancel()
+            # Not answered yet means that the gate was still shut, so this acquire cannot have been passed already.
+            if not call.answered:
+                call.gate.acquire()
+        except BaseException:  # a second one: this thread waits no longer
+            call.host.forget(call)
+            raise
         raise
     return call.unwrap()
 
@@ -318,14 +371,75 @@ class FutureCall(Call):
         if future is not None:
             future.cancel()
 
+    def blocks_any_of(self, threads: Container[int]) -> bool:
+        """As for any call. Which thread has called `concurrent.futures.wait` is not known, so it may be any."""
+        return super().blocks_any_of(threads) or bool(getattr(getattr(self, "future", None), "_waiters", ()))
+
     def leave_behind(self, reason: str) -> None:
         self.claim()
         future = getattr(self, "future", None)
         if future is None:
             return
-        future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        future.renew_lock()
         if not future.done():  # even if its answer was on its way
             future.set_exception(LoopClosed(reason))
+
+
+class _Started:
+    """What a `with portal` has started, for a job that waits for all of it and may be cancelled during the wait."""
+
+    def __init__(self, calls: list[FutureCall]):
+        self._calls = calls
+
+    def cancel(self) -> None:
+        """From any thread; does not wait."""
+        for call in self._calls:
+            call.cancel_future()
+
+
+def wait_for_all(calls: list[FutureCall]) -> None:
+    """Block until each has ended, clean-up included: a cancelled future is done before its coroutine is.
+
+    If the work of this thread is cancelled, or Ctrl-C comes in the main thread, all are cancelled and still waited for,
+    and that is raised; a second Ctrl-C does not wait. Until the last has ended, the slot of a worker is lent out.
+    """
+    worker = here.worker
+    job = None if worker is None else worker.job
+    if job is None:
+        _wait_interruptibly(calls)
+        return
+    started: Any = _Started(calls)
+    job.call = started
+    if job.cancelling is not None and not job.told:
+        started.cancel()
+    with lent_slot():
+        _wait_for_each(calls)
+    job.call = None
+    if job.cancelling is not None and not job.told:
+        job.told = True
+        job.cancelling()
+
+
+def _wait_interruptibly(calls: list[FutureCall]) -> None:
+    try:
+        for call in calls:
+            call.thread = get_ident()
+        _wait_for_each(calls, check_of_this_thread())
+    except BaseException:
+        _Started(calls).cancel()
+        _wait_for_each(calls)
+        raise
+
+
+def _wait_for_each(calls: list[FutureCall], check: Callable[[], object] | None = None) -> None:
+    for call in calls:
+        if check is None:
+            with call.gate:  # which is opened again, whatever comes in between
+                pass
+        else:  # not the main thread, so there are no signals
+            while not call.gate.acquire(timeout=LOOK):
+                check()
+            call.gate.release()
 
 
 class PortalFuture(AttendedFuture):
@@ -349,8 +463,15 @@ class PortalFuture(AttendedFuture):
         if self.done() or timeout == 0:
             return wait_for(timeout)
         host = self._call.host
+        if is_finalizing():
+            raise LoopClosed(f"the interpreter is shutting down: {host!r} can answer nothing any more")
         if host.runs_here():
             refuse_blocking(host, f"waiting for {self!r}", "await asyncio.wrap_future(future)")
         host.blocks(self._call, here.worker)
         with lent_slot():
-            return wait_for(timeout)
+            if here.worker is None:
+                self._call.thread = get_ident()
+            try:
+                return wait_for(timeout)
+            finally:
+                self._call.thread = None

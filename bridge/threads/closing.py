@@ -7,7 +7,7 @@ what happens without a limit).
 
 from __future__ import annotations
 
-import atexit
+import sys
 from threading import get_ident
 from time import monotonic, sleep
 
@@ -16,6 +16,8 @@ from bridge.threads.deadlock import tell_refused
 from bridge.threads.here import here
 from bridge.threads.job import name_of
 from bridge.threads.pool import WorkerPool, pools
+from bridge.threads.program_end import at_exit
+from bridge.threads.seconds import for_wait
 from bridge.threads.stuck import report_thread
 
 #: Seconds that the end of a program waits for functions that are still running in threads.
@@ -35,7 +37,7 @@ def refuse_own_worker(pool: WorkerPool) -> None:
         )
         raise WouldDeadlock(
             f"{pool.name!r} was told to shut down and wait by a function that it runs itself "
-            f"({name_of(worker.job.fn) if worker.job else '?'}): it would wait for its own end. "
+            f"({name_of(worker.job.named) if worker.job else '?'}): it would wait for its own end. "
             f"Write shutdown(wait=False) there."
         )
 
@@ -45,8 +47,10 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
     refuse_own_worker(pool)
     deadline = None if timeout is None else monotonic() + timeout
     while pool.workers:
+        if sys.is_finalizing():  # in a finalizer: threads do not run any more
+            return False
         for worker in list(pool.workers):
-            left = None if deadline is None else max(0.0, deadline - monotonic())
+            left = None if deadline is None else for_wait(max(0.0, deadline - monotonic()))
             try:
                 worker.thread.join(left)
             except RuntimeError:  # another thread is just about to start it
@@ -58,44 +62,50 @@ def join(pool: WorkerPool, timeout: float | None = None) -> bool:
     return True
 
 
-def report_stuck(pool: WorkerPool) -> None:
-    """Report, with the stack of each, the functions that a pool gives up waiting for."""
+def report_stuck(pool: WorkerPool, since: float) -> None:
+    """Report, with the stack of each, the functions that a pool gives up waiting for.
+
+    `since` is when that wait began (`time.monotonic`): the pool may have been closed long before, or only just now.
+    """
     pool.given_up = True
     for worker in list(pool.workers):
         job, thread = worker.job, worker.thread
         if job is None or not thread.is_alive():
             continue
-        waited = monotonic() - pool.closed_at
+        waited = monotonic() - since
         report_thread(
             thread.ident,
-            f"{name_of(job.fn)} has not ended {waited:.1f} s after {pool.name!r} was told to close; "
+            f"{name_of(job.named)} has not ended {waited:.1f} s after the wait for its end began; "
             f"its thread {thread.name!r} is left behind.",
             "bridge.check_cancelled() in its loop, or a timeout for the blocking call: nothing else ends a thread",
             {
                 "bridge.executor.name": pool.name,
-                "bridge.function": name_of(job.fn),
+                "bridge.function": name_of(job.named),
                 "bridge.duration": waited,
                 "thread.name": thread.name,
             },
         )
 
 
-def close_and_wait(pool: WorkerPool, timeout: float) -> None:
-    """Close, wait for at most `timeout` seconds, report what is stuck."""
+def close_and_wait(pool: WorkerPool, timeout: float, since: float | None = None) -> None:
+    """Close, wait for at most `timeout` seconds, report what is stuck. The whole wait began at `since` (None: now)."""
+    if since is None:
+        since = monotonic()
     pool.close()
     if not join(pool, timeout):
-        report_stuck(pool)
+        report_stuck(pool, since)
 
 
 def _at_exit() -> None:
-    deadline = monotonic() + SHUTDOWN_TIMEOUT
+    since = monotonic()
+    deadline = since + SHUTDOWN_TIMEOUT
     open_pools = [pool for pool in pools if not pool.given_up]
     for pool in open_pools:  # those without threads too: nobody would wait for work that comes later
         pool.close()
     for pool in open_pools:
         left = max(0.0, deadline - monotonic())
         if not join(pool, left):
-            report_stuck(pool)
+            report_stuck(pool, since)
 
 
-atexit.register(_at_exit)
+at_exit(_at_exit)

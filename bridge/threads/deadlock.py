@@ -20,6 +20,7 @@ from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bridge.callables import last_name
 from bridge.diagnostics.advice import called_at, offloaded
 from bridge.diagnostics.events import AttributeValue, Event, emit
 from bridge.diagnostics.stacks import Stack, capture, stack_of_thread
@@ -172,7 +173,7 @@ def _advice(blocked: Participant) -> str:
         if len(line) <= _LONGEST:
             return line
     if blocked.coroutine is not None:
-        return f"await {getattr(blocked.coroutine, '__name__', 'it')}(...)"
+        return f"await {last_name(blocked.coroutine)}(...)"
     return offloaded(site, "thread") or ""
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
-from threading import Condition
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bridge.callables import require_function
 from bridge.errors import ExecutorClosed
 from bridge.threads.fork import tell_after_fork
-from bridge.threads.job import Job, name_of
+from bridge.threads.job import Job, name_of, survivable
 from bridge.threads.lost import AttendedFuture
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class _Pending:
 _pending: _Pending = _Pending()
 
 
+def pending_of(owner: object) -> list[FutureJob]:
+    """The calls that were submitted to an executor and have not been answered; `owner` is what takes them back."""
+    return [job for job in list(_pending.jobs) if job.belongs_to(owner)]
+
+
 class FutureJob(Job):
     """A job with a future; `withdraw_from` is what takes it back from the executor it was sent to."""
 
@@ -54,6 +59,7 @@ class FutureJob(Job):
         origin: Host | None,
         withdraw_from: Callable[[Job], bool],
     ):
+        require_function(fn)
         super().__init__(fn, args, kwargs, origin)
         self.future: AttendedFuture = _JobFuture(self, withdraw_from)
         _pending.jobs[self] = None
@@ -79,26 +85,43 @@ class FutureJob(Job):
         del self.future  # the future knows the job; the other way round it would be a cycle
         _pending.jobs.pop(self, None)
 
+    def cancel_future(self) -> None:
+        """Cancel through the future, unless it has been answered; another thread may be doing that just now."""
+        future = getattr(self, "future", None)
+        if future is not None:
+            future.cancel()
+
+    def belongs_to(self, owner: object) -> bool:
+        """Was it sent to this executor?"""
+        withdraw_from = getattr(getattr(self, "future", None), "_withdraw_from", None)
+        return withdraw_from is not None and getattr(withdraw_from, "__self__", None) is owner
+
     def leave_behind(self, reason: str) -> None:
         future = getattr(self, "future", None)
         if future is None:
             return
-        future._condition = Condition()  # its lock may be held by a thread that does not exist here
+        future.renew_lock()
         if not future.done():
             future.set_exception(ExecutorClosed(reason))
 
     def cancel(self) -> None:
-        """End a job as cancelled: its executor has already taken it out of the queue."""
+        """End a job as cancelled, even one that was on its way to a worker: its executor has it back, not begun."""
         _pending.jobs.pop(self, None)
+        self.future.take_back()
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
 
 
 class MappedJob(FutureJob):
-    """One of a whole `Executor.map`, which submits all of them at once."""
+    """One of a whole `Executor.map`, which submits all of them at once, and raises their errors in a generator."""
 
     __slots__ = ()
     patient = True
+
+    def take_outcome(self) -> tuple[Any, BaseException | None]:
+        """As `Job.take_outcome`, with an error that a generator can raise."""
+        value, error = super().take_outcome()
+        return value, None if error is None else survivable(self.named, error)
 
 
 class _JobFuture(AttendedFuture):
@@ -121,6 +144,6 @@ def raise_cancelled(job: Job) -> Callable[[], NoReturn]:
     """What `check_cancelled` raises in a function that was sent by a thread."""
 
     def cancelled() -> NoReturn:
-        raise CancelledError(f"the executor that runs {name_of(job.fn)} was left by an exception")
+        raise CancelledError(f"the executor that runs {name_of(job.named)} was left by an exception")
 
     return cancelled

@@ -6,9 +6,10 @@ so it imports next to nothing.
 
 from __future__ import annotations
 
-import sys
 import threading
 from typing import TYPE_CHECKING
+
+from bridge.threads.loaded import from_loaded, trio_runs_here
 
 if TYPE_CHECKING:
     from bridge.threads.host import Host
@@ -32,9 +33,5 @@ def current_job() -> Job | None:
 
 def runs_a_loop() -> bool:
     """As `blocking.loop_runs_here`, for places that must not import an event loop in order to ask."""
-    events = sys.modules.get("asyncio.events")
-    running = getattr(events, "_get_running_loop", None)  # absent while another thread imports it
-    if running is not None and running() is not None:
-        return True
-    trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    running = from_loaded("asyncio.events", "_get_running_loop")
+    return (running is not None and running() is not None) or trio_runs_here()

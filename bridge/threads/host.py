@@ -7,7 +7,7 @@ of callers who wait for the loop (`waits`), and the answer to "is it still there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 CancelMode = Literal["wait", "abandon", "kill"]
 
 
+#: Seconds for which a call may hold up the end of the program, unless its loop is given less time to shut down.
+EXIT_TIMEOUT = 5.0
+
+
 class Waiting(Protocol):
     """A thread that waits for a loop: something that can be answered in the loop's stead."""
 
@@ -38,6 +42,8 @@ class Waiting(Protocol):
     def refuse(self, error: BridgeError) -> None: ...
 
     def leave_behind(self, reason: str) -> None: ...
+
+    def blocks_any_of(self, threads: Container[int]) -> bool: ...
 
 
 class Named(Protocol):
@@ -81,6 +87,8 @@ class Host(ABC):
         self._standing: tuple[Named, str] | None = None
         self.closed: str | None = None
         self.left_behind: bool = False
+        #: Seconds for which a thread that waits for this loop may hold up the end of the program.
+        self.exit_timeout: float = EXIT_TIMEOUT
         #: The thread in which bridge met the loop; loops of asyncio know themselves which thread runs them.
         self.made_in: int = get_ident()
         #: True once the loop is being shut down and waits for functions no longer; then each of `patient` is called.
@@ -92,6 +100,10 @@ class Host(ABC):
 
     @abstractmethod
     def __repr__(self) -> str: ...
+
+    def run_main(self, main: Awaitable[Any]) -> Awaitable[Any]:
+        """What the main task of a run that bridge has started awaits: `main`, or something around it."""
+        return main
 
     @abstractmethod
     def start(self, call: Call) -> None:
@@ -131,7 +143,7 @@ class Host(ABC):
         if standing is not None and worker is not None and worker.pool is standing[0]:
             self.forget(waiting)
             raise self._would_deadlock(standing[1], worker)
-        if sentry.off_duty:
+        if sentry.permits:
             sentry.call()
 
     def blocks(self, waiting: Call, worker: Worker | None) -> None:
@@ -181,7 +193,7 @@ class Host(ABC):
     def _would_deadlock(self, what: str, worker: Worker) -> WouldDeadlock:
         job = worker.job
         tell_refused(
-            f"{name_of(job.fn) if job else 'a function'} in thread {worker.thread.name!r} calls into a loop whose own "
+            f"{name_of(job.named) if job else 'a function'} in thread {worker.thread.name!r} calls into a loop whose own "
             f"thread is blocked by {what}, and so waits for that function",
             getattr(worker.thread, "ident", None),
             thread_of(self),
@@ -189,8 +201,8 @@ class Host(ABC):
             {"bridge.executor.name": worker.pool.name},
         )
         return WouldDeadlock(
-            f"{name_of(job.fn) if job else 'a function'} in thread {worker.thread.name!r} calls into {self!r}, whose own "
-            f"thread is blocked by {what}, and so waits for that function. "
+            f"{name_of(job.named) if job else 'a function'} in thread {worker.thread.name!r} calls into {self!r}, whose "
+            f"own thread is blocked by {what}, and so waits for that function. "
             f"Write `async with` or `await executor.aclose()` on the loop instead of the blocking call."
         )
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge.errors import BridgeError, LoopClosed
+from bridge.threads.job import name_of
 
 #: Items run before the loop gets a look at its own I/O and timers again.
 BATCH = 64
@@ -27,14 +28,24 @@ BATCH = 64
 class Item:
     """Something to be run once on a loop's thread.
 
-    It has the face of an `asyncio.Handle` (`_cancelled`, `_run`, and what the debug log prints), so that bridge's own
-    loop can keep it in its ready queue as it is, without wrapping it.
+    It has the face of an `asyncio.Handle` (`_cancelled`, `_run`, and what asyncio's debug mode reads), so that bridge's
+    own loop can keep it in its ready queue as it is, without wrapping it.
     """
 
     __slots__ = ()
     _cancelled = False
     _callback: Any = None
     _args: tuple[Any, ...] = ()
+    _source_traceback: Any = None
+
+    @property
+    def named(self) -> Any:
+        """The function that it is about, for messages; None if it is bridge's own business."""
+        return None
+
+    def __repr__(self) -> str:
+        named = self.named
+        return f"<{type(self).__name__}>" if named is None else f"<{type(self).__name__} of {name_of(named)}>"
 
     def _run(self) -> None:
         """Run on the loop's thread. Must not raise, except KeyboardInterrupt and SystemExit."""

@@ -16,26 +16,19 @@ from time import perf_counter
 from types import AsyncGeneratorType, CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bridge.threads.here import current_job
+from bridge.callables import as_kind, discard, explained, kind_made, manageable, on_a_loop
+from bridge.callables import last_name as last_name
+from bridge.callables import name_of as name_of
+from bridge.threads.here import current_job, here
 
 if TYPE_CHECKING:
     from bridge.threads.calls import Call
     from bridge.threads.host import Host
+    from bridge.threads.trail import Step
 
-
-def name_of(fn: object) -> str:
-    """`module.qualname` of a callable, as a reader would look for it."""
-    name = getattr(fn, "__qualname__", None)
-    if name is None:
-        inner = getattr(fn, "func", None)  # functools.partial
-        return name_of(inner) if inner is not None else repr(fn)
-    module = getattr(fn, "__module__", None)
-    return f"{module}.{name}" if module else str(name)  # a coroutine has none
-
-
-def last_name(fn: object) -> str:
-    """The name under which the caller most likely knows a callable, for the line of code that a message suggests."""
-    return name_of(fn).rpartition(".")[2]
+#: Of an exception, without its own code, which may do anything.
+_traceback_of: Any = BaseException.__dict__["__traceback__"].__get__
+_set_traceback: Any = BaseException.__dict__["__traceback__"].__set__
 
 
 class Job:
@@ -47,6 +40,7 @@ class Job:
         "call",
         "cancelling",
         "context",
+        "died_in",
         "error",
         "fn",
         "kwargs",
@@ -54,6 +48,7 @@ class Job:
         "queued_at",
         "remote",
         "started_at",
+        "step",
         "told",
         "value",
     )
@@ -72,8 +67,13 @@ class Job:
     patient: bool = False
     #: Is it work of bridge's own, which the program has not sent?
     internal: bool = False
+    #: Is it a chunk of calls? Then `died_in` is the call of it in which its worker died, the first is 0.
+    is_chunk: bool = False
+    died_in: int | None
     #: What is special about it between processes.
     on_the_wire: int = 0
+    #: What its calls into loops carry with them (`threads.trail`); None before the first.
+    step: Step | None
     #: What has to be told if a job that was given away is cancelled; None for threads, which look at `cancelling`.
     remote: Any
 
@@ -85,7 +85,7 @@ class Job:
         self.context = copy_context()
         self.value: Any = None
         self.error: BaseException | None = None
-        self.cancelling = self.call = self.remote = None
+        self.cancelling = self.call = self.remote = self.step = None
         self.queued_at: float = perf_counter()
         self.started_at: float = 0.0
         self.told: bool = False  # has the function been told about `cancelling` yet?
@@ -95,6 +95,9 @@ class Job:
     def named(self) -> Any:
         """The function whose name is told to users."""
         return self.fn
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {'what was withdrawn' if self.fn is None else name_of(self.named)}>"
 
     def claim(self) -> bool:
         """Make the job one's own. True for exactly one caller, ever.
@@ -128,14 +131,19 @@ class Job:
         assert context is not None
         try:
             value = context.run(self.fn, *self.args, **self.kwargs)
-            if type(value) is CoroutineType or type(value) is AsyncGeneratorType:
-                value = _refuse_coroutine(self.fn, value)
+            if value is not None and (type(value) is CoroutineType or type(value) is AsyncGeneratorType):
+                _refuse_coroutine(self.fn, value)
             self.value = value
         except BaseException as error:
-            # Without this frame: it would tie the error to the job, and it tells the reader nothing.
-            self.error = error.with_traceback(error.__traceback__.tb_next if error.__traceback__ else None)
+            # Without this frame, the first one: it would tie the error to the job, and it tells the reader nothing.
+            # It may be gone: another thread may have raised the same exception, and changed it.
+            _set_traceback(error, getattr(_traceback_of(error), "tb_next", None))
+            self.error = manageable(error if type(error) is not TypeError else explained(error, self.fn))
         # `fn` stays for messages; the arguments may be large and are nobody's business any more.
         self.args = self.kwargs = self.context = self.call = None
+        if self.step is not None:
+            self.step.end()
+            self.step = None
 
     def deliver(self) -> None:
         """Hand the outcome over. Called once, in the worker's thread, after `run`. Must not raise."""
@@ -164,11 +172,7 @@ class Job:
     def take_awaitable_outcome(self) -> tuple[Any, BaseException | None]:
         """Likewise, with an error that can be raised into a coroutine and set on an asyncio future."""
         value, error = self.take_outcome()
-        if isinstance(error, StopIteration):
-            survivable = _survivable(self.fn, error)
-            survivable.__cause__ = error
-            return value, survivable
-        return value, error
+        return (value, survivable(self.named, error)) if isinstance(error, StopIteration) else (value, error)
 
     def unwrap(self) -> Any:
         """Return the value or raise the error, keeping no reference that would tie the traceback into a cycle."""
@@ -181,37 +185,48 @@ class Job:
             del error, self
 
 
-def _refuse_coroutine(fn: object, value: Any) -> Any:
-    """A coroutine function was sent to a thread: nothing ran. (A plain function may well return a coroutine.)"""
-    inner = getattr(fn, "func", fn)  # functools.partial
-    code = getattr(inner, "__code__", None) or getattr(getattr(type(inner), "__call__", None), "__code__", None)  # noqa: B004
-    if code is None or code is not getattr(value, "cr_code", getattr(value, "ag_code", None)):
-        return value
-    if type(value) is CoroutineType:
-        value.close()
-    name = name_of(fn)
+def _refuse_coroutine(fn: object, value: Any) -> None:
+    """Raise TypeError if an async function was sent to a thread: nothing of it ran.
+
+    A plain function may return a coroutine: the caller awaits it.
+    """
+    kind = kind_made(fn, value)
+    if kind is None:
+        return
+    discard(value)
     raise TypeError(
-        f"{name} is a coroutine function: a worker thread would only create the coroutine, not run it. "
-        f"Write `await {last_name(fn)}(...)` on the loop, or offload the blocking function it calls."
+        f"{as_kind(fn, kind)}: a worker thread would only create the {kind}, not run it. "
+        f"Write `{on_a_loop(fn, kind)}` on the loop, or offload the blocking function it calls."
     )
 
 
-def _survivable(fn: object, error: StopIteration) -> RuntimeError:
-    """StopIteration cannot be raised into a coroutine (PEP 479) nor set on a future (CPython #112182)."""
-    return RuntimeError(
+def survivable(fn: object, error: BaseException) -> BaseException:
+    """`error`, or a RuntimeError in place of StopIteration, which cannot be raised into a coroutine or a generator
+    (PEP 479) nor set on a future (CPython #112182)."""
+    if not isinstance(error, StopIteration):
+        return error
+    named = RuntimeError(
         f"{name_of(fn)} raised StopIteration, which an `await` cannot raise; its value is in __cause__.value. "
         f"If it is `next`, give it a default: next(iterator, None)."
     )
+    named.__cause__ = error
+    return named
 
 
 def check_cancelled() -> None:
     """In a worker: raise if the awaiting side has given up, otherwise return at once (well under a microsecond).
 
     What it raises is the awaiting side's own kind: asyncio.CancelledError, trio.Cancelled, or
-    concurrent.futures.CancelledError. Let it pass through; clean up with `finally`. Outside a worker it does nothing,
-    so a function that calls it can also be called directly.
+    concurrent.futures.CancelledError. Let it pass through; clean up with `finally`. In a worker thread of anyio or trio
+    it does what their own `check_cancelled` does. In any other thread it does nothing, so a function that calls it can
+    also be called directly.
     """
     job = current_job()
-    if job is not None and job.cancelling is not None:
-        job.told = True
-        job.cancelling()
+    if job is not None:
+        if job.cancelling is not None:
+            job.told = True
+            job.cancelling()
+    elif here.worker is None:
+        from bridge.threads.interop import check_cancelled_there
+
+        check_cancelled_there()

@@ -19,6 +19,7 @@ from bridge.diagnostics.stacks import Stack
 from bridge.diagnostics.switch import wanted
 from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.threads.job import name_of
+from bridge.threads.safe_future import SafeFuture
 from bridge.threads.trail import Step, described
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Loss:
             return
 
 
-class AttendedFuture(Future[Any]):
+class AttendedFuture(SafeFuture):
     """A concurrent Future that tells if it goes away with an exception that nobody has asked for."""
 
     _attended: bool = False
@@ -103,6 +104,10 @@ class AttendedFuture(Future[Any]):
         led; `advice` is what to write so that the exception is seen."""
         if site is not None:
             self._sent = fn, advice, site, last
+
+    def tell_nothing(self) -> None:
+        """Whatever its exception will be has been reported already."""
+        self._sent = None
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """As `Future.add_done_callback`."""

@@ -22,6 +22,13 @@ Owners and order:
   anew. A worker woken for nothing looks at the queue and rests again.
 - A worker that comes back from its call takes a spare slot, makes one, takes an idle worker's, or waits in `returners`
   for the next worker that finishes a job. So never more than `max_workers` functions run at once, also with lending.
+- The bound on lending (`lending`) is looked at where another thread would be added. Workers that are not on the bench
+  are those in service; if as many as the bound allows are, the pool is `crowded`: `queue` is sorted into `backlog`, and
+  a worker is added only for a call that is nested deep enough. While it is crowded, workers take from the backlog,
+  under the lock (`take`); one that may begin nothing gives its slot away and goes onto the bench. A worker gives first
+  and looks at the queue once more then; a submitter appends first, then looks for a slot. A submitter that interrupts
+  its own thread while that sorts (a signal handler, a finalizer) leaves its job in `queue`; what it has interrupted
+  looks there again.
 """
 
 from __future__ import annotations
@@ -32,14 +39,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from bridge.diagnostics.watchdog import watchdog
 from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.threads.fork import tell_after_fork
+from bridge.threads.green import require_threads
+from bridge.threads.lending import Backlog, Bound
+from bridge.threads.lending_report import LendingReport
 from bridge.threads.pool_watch import PoolWatch
 from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, QueueWatch, call
+from bridge.threads.seconds import for_wait
 from bridge.threads.worker import Worker
 
 if TYPE_CHECKING:
@@ -47,12 +58,19 @@ if TYPE_CHECKING:
 
 #: Threads are made for calls that block, which use no core while they do; they come only when a job would have to wait.
 DEFAULT_MAX_WORKERS = 64
+#: Functions that may begin for each level of nesting beyond the bound of lending, at least.
+LEVEL = 16
 #: Seconds without work after which a thread leaves.
 DEFAULT_IDLE_TIMEOUT = 10.0
 #: How many of the latest jobs the wait- and run-time quantiles are taken over.
 SAMPLES = 1024
 
 pools: WeakSet[WorkerPool] = WeakSet()
+
+
+def default_max_lent(max_workers: int) -> int:
+    """A few times max_workers: threads that wait cost little but memory."""
+    return 4 * max(max_workers, LEVEL)
 
 
 def open_gate(worker: Worker) -> None:
@@ -66,13 +84,23 @@ def open_gate(worker: Worker) -> None:
 class WorkerPool:
     """Up to `max_workers` functions at a time on daemon threads that come on demand and leave after `idle_timeout` s.
 
-    A job that waits for one for longer than `queue_limit` seconds is told of.
+    A job that waits for one for longer than `queue_limit` seconds is told of. At most `max_lent` functions more than
+    `max_workers` have begun because others wait for a loop, but for those that these have sent themselves.
     """
 
-    def __init__(self, max_workers: int, name: str, idle_timeout: float, queue_limit: float = DEFAULT_QUEUE_LIMIT):
+    def __init__(
+        self,
+        max_workers: int,
+        name: str,
+        idle_timeout: float,
+        queue_limit: float = DEFAULT_QUEUE_LIMIT,
+        max_lent: int | None = None,
+    ):
         self.max_workers: int = max_workers
+        self.max_lent: int = default_max_lent(max_workers) if max_lent is None else max_lent
+        self._bound = Bound(max_workers, self.max_lent, max(max_workers, LEVEL))
         self.name: str = name
-        self.idle_timeout: float = min(idle_timeout, threading.TIMEOUT_MAX)
+        self.idle_timeout: float = for_wait(idle_timeout)
         self.queue_limit: float = queue_limit
         self.queue: deque[Job] = deque()
         self.samples: deque[tuple[float, float, float]] = deque(maxlen=SAMPLES)
@@ -88,8 +116,12 @@ class WorkerPool:
         self.ending: list[threading.Thread] = []  # threads that have left, but may still be seen for a moment
         self.waking: bool = False
         self.closing: bool = False
-        self.closed_at: float = 0.0  # time.monotonic()
         self.alarmed: bool = False
+        #: As many workers are in service as the bound on lending allows, or more, or `backlog` is not empty.
+        self.crowded: bool = False
+        self.backlog: Backlog = Backlog("thread")
+        self._sorting = False
+        self._announced = False  # that the bound was reached
         #: Holds the watch of the queue, while it does not watch.
         self.resting: list[QueueWatch] = [] if self.queue_limit == inf else [PoolWatch(self, self.queue_limit)]
         self.given_up: bool = False  # its stuck threads have been reported and left behind
@@ -106,6 +138,12 @@ class WorkerPool:
     def used(self) -> bool:
         """Has it threads, or had it any that did something?"""
         return bool(self.workers or self.completed or self.failed)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What is queued, from any thread; what is being sorted may be there twice."""
+        queue = list(self.queue)  # first, because jobs go from there to the backlog
+        return [*self.backlog, *queue]
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -136,6 +174,8 @@ class WorkerPool:
                 queue.remove(first)
         except (IndexError, ValueError):  # empty, or a worker was quicker
             pass
+        if self.crowded:
+            self._drop_withdrawn()
         return True
 
     def count_cancelled(self) -> None:
@@ -171,23 +211,35 @@ class WorkerPool:
             raise
 
     def _add_worker(self) -> None:
+        while self._was_refused():
+            pass
+
+    def _was_refused(self) -> bool:
+        """Have one more worker in service, if there is a slot and the bound on lending allows. True: look once more."""
         with self._lock:
             made = self._slots < self.max_workers
-            if made:
-                self._slots += 1
-            elif self._spare:
-                self._spare -= 1
-            else:
-                return
-            self.waking = True
-            if self.bench:
-                worker = self.bench.pop()
-                worker.has_slot = True
-                open_gate(worker)
-                return
-            worker = Worker(self, f"{self.name}-{next(self._numbers)}")
-            self.workers.add(worker)
+            if not made and not self._spare:
+                return False
+            in_service = len(self.workers) - len(self.bench)
+            allowed = in_service < self._bound.limit or self._next_line(in_service) is not None
+            if allowed:
+                if made:
+                    self._slots += 1
+                else:
+                    self._spare -= 1
+                self.waking = True
+                if self.bench:
+                    worker = self.bench.pop()
+                    worker.has_slot = True
+                    open_gate(worker)
+                    return False
+                worker = Worker(self, f"{self.name}-{next(self._numbers)}")
+                self.workers.add(worker)
+        if not allowed:
+            self._announce(in_service)
+            return bool(self.queue)
         try:
+            require_threads(f"{self.name!r}", "thread")
             worker.thread.start()
         except RuntimeError:  # "can't start new thread"
             with self._lock:
@@ -198,6 +250,7 @@ class WorkerPool:
                     self._spare += not made
                 if not self.workers:
                     raise
+        return False
 
     def admit(self, worker: Worker) -> bool:
         """A thread has come up. True, unless an alarm has counted it out meanwhile and its place is taken."""
@@ -255,9 +308,55 @@ class WorkerPool:
             self.failed += worker.failed
             if worker.has_slot and not self._pass_slot_on():
                 self._slots -= 1
-        if self.queue:  # a submitter may have counted on us
+        if self.queue or self.crowded:  # a submitter may have counted on us
             self.wake_one()
         self._tell_if_empty()
+
+    # -- at the bound on lending ---------------------------------------------------------------------------------------
+
+    def _next_line(self, in_service: int) -> deque[Job] | None:
+        """Under the lock: where a worker finds a job that it may begin with so many others in service; None: nowhere."""
+        if self._sorting:  # this thread is at it, and has been interrupted
+            return None
+        self._sorting = True
+        try:
+            self.crowded = True
+            self.backlog.take_over(self.queue)
+            line = self.backlog.next_line(self._bound.depth(in_service))
+        finally:
+            self._sorting = False
+        return line
+
+    def take(self, worker: Worker) -> Job | None:
+        """In a crowded pool: what `worker` is to do next. None: nothing; its slot is gone if it is one too many."""
+        with self._lock:
+            others = len(self.workers) - len(self.bench) - 1
+            line = self._next_line(others)
+            job = line.popleft() if line else None
+            if job is None and others >= self._bound.limit:
+                worker.has_slot = False
+                if not self._pass_slot_on():
+                    self._spare += 1
+            if not self.backlog.lines and others + worker.has_slot <= self._bound.limit:
+                self.crowded = False
+            return job
+
+    def _drop_withdrawn(self) -> None:
+        with self._lock:
+            if not self._sorting:
+                self._sorting = True
+                try:
+                    self.backlog.next_line(0)
+                finally:
+                    self._sorting = False
+
+    def _announce(self, in_service: int) -> None:
+        if self._announced:
+            return
+        job = next(iter(self.backlog), None)
+        if job is not None:
+            self._announced = True
+            watchdog.watch(LendingReport(self, in_service, job))
 
     # -- lending -------------------------------------------------------------------------------------------------------
 
@@ -267,7 +366,7 @@ class WorkerPool:
             worker.has_slot = False
             if not self._pass_slot_on():
                 self._spare += 1
-        if self.queue and not self.waking:
+        if (self.queue or self.crowded) and not self.waking:
             self.wake_one()
 
     def reclaim(self, worker: Worker) -> None:
@@ -320,8 +419,6 @@ class WorkerPool:
         """Take no more jobs; workers leave when the queue is empty. Does not wait."""
         try:
             with self._lock:
-                if not self.closing:
-                    self.closed_at = monotonic()
                 self.closing = True
                 leaving, self.bench = self.bench, []
             for worker in leaving:
@@ -331,7 +428,10 @@ class WorkerPool:
                     open_gate(self.idle.pop())
                 except IndexError:
                     break
-            if self.queue and not self.workers:
+            for worker in list(self.workers):
+                if worker.resting:  # taken off `idle` by a wake-up that was interrupted, and an alarm that was, too
+                    open_gate(worker)
+            if (self.queue or self.crowded) and not self.workers:
                 self.wake_one()
         except BaseException:
             self._alarm()
@@ -349,18 +449,6 @@ class WorkerPool:
                 self._when_empty.pop()()
             except (IndexError, LoopClosed):
                 pass
-
-    def drop_queued(self) -> list[Job]:
-        """Withdraw every job that has not begun, and return them so that their owners can be told."""
-        dropped: list[Job] = []
-        while True:
-            try:
-                job = self.queue.popleft()
-            except IndexError:
-                return dropped
-            if job.claim():
-                self.count_cancelled()
-                dropped.append(job)
 
     def after_fork_in_child(self) -> None:
         """Nothing of what was accepted is this process's to do; new work finds new threads."""

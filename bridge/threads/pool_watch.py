@@ -27,10 +27,26 @@ class PoolWatch(QueueWatch):
     def queue(self) -> Sequence[Job] | None:
         pool = self._pool()
         # Whoever closes it waits for the end of all that is queued, and knows why.
-        return None if pool is None or pool.closing else pool.queue
+        return None if pool is None or pool.closing else pool.jobs if pool.crowded else pool.queue
 
     def since(self) -> float:
-        return 0.0  # a thread is there at once
+        pool = self._pool()
+        # A thread is there at once, unless too many functions wait for a loop, which is reported by itself (BRG405).
+        return perf_counter() if pool is not None and pool.crowded else 0.0
+
+    def workers(self) -> int:
+        pool = self._pool()
+        return 0 if pool is None else pool.max_workers
+
+    def begun(self, now: float) -> list[float]:
+        pool = self._pool()
+        workers = [] if pool is None else list(pool.workers)
+        # One that has taken its job just now has not noted when.
+        return [job.started_at or now for each in workers if each.has_slot and (job := each.job) is not None]
+
+    def last_begun(self) -> float:
+        pool = self._pool()
+        return pool.samples[-1][1] if pool is not None and pool.samples else 0.0
 
     def resting(self) -> list[QueueWatch] | None:
         pool = self._pool()

@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from inspect import CO_COROUTINE, iscoroutine, iscoroutinefunction
-from types import TracebackType
+from inspect import iscoroutine
+from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 import anyio
 import anyio.to_thread
 
+from bridge.callables import as_kind, async_kind, last_name, name_of, on_a_loop, shown
 from bridge.diagnostics.places import submit_site
 from bridge.diagnostics.unclosed import Unleft
 from bridge.threads.blocking import loop_runs_here, refuse_blocking
-from bridge.threads.calls import Call, FutureCall, ask, lent_slot
+from bridge.threads.calls import Call, FutureCall, ask, itself, wait_for_all
 from bridge.threads.host import Host
-from bridge.threads.job import last_name, name_of
 from bridge.threads.lost import is_told
-from bridge.threads.session import EnteredContext, iterate
+from bridge.threads.session import EnteredContext, PortalIterator, refuse_on_a_loop
 from bridge.threads.trail import last_in
 
 P = ParamSpec("P")
@@ -62,10 +62,12 @@ class Portal:
         loop's own thread, WrongThread on another loop's; concurrent.futures.CancelledError if the coroutine is cancelled.
         """
         host = self._host
-        if loop_runs_here():
-            refuse_blocking(host, f"portal.call({name_of(fn)})", f"{'await ' * _is_async(fn)}{last_name(fn)}(...)")
         if not callable(fn):
             raise not_a_function("portal.call", fn)
+        if loop_runs_here():
+            kind = async_kind(fn)
+            line = f"{last_name(fn)}(...)" if kind is None else on_a_loop(fn, kind)
+            refuse_blocking(host, f"portal.call({name_of(fn)})", line)
         call = Call(host, fn, args, kwargs)
         return ask(call)
 
@@ -76,11 +78,8 @@ class Portal:
         """
         if not callable(callback):
             raise not_a_function("portal.call_soon_threadsafe", callback)
-        if _is_async(callback):
-            raise TypeError(
-                f"{name_of(callback)} is a coroutine function: calling it would run nothing. "
-                f"Write portal.run_coroutine_threadsafe({callback.__name__}(...)), or portal.call to wait for it."
-            )
+        if async_kind(callback) is not None:
+            raise not_a_callback(callback)
         self._host.call_soon(callback, args)
 
     def run_coroutine_threadsafe(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
@@ -91,27 +90,30 @@ class Portal:
         """
         if not iscoroutine(coro):
             raise TypeError(
-                f"run_coroutine_threadsafe needs a coroutine, not {coro!r}. "
+                f"run_coroutine_threadsafe needs a coroutine, not {shown(coro)}. "
                 f"Write portal.run_coroutine_threadsafe(fn(...)), with the call."
             )
-        call = FutureCall(self._host, _itself, (coro,), {})
-        future = call.future
-        if is_told(self._host):
-            advice = "portal.run_coroutine_threadsafe(...).result()"
-            future.tell_if_lost(coro.__qualname__, advice, submit_site(), last_in(call.context))
-        scope = self._started
-        if scope is not None:
-            call.scope = scope
-            scope.add(call)
-            if self._unleft is not None:
-                self._unleft.used = True
+        call = None
         try:
-            call.send()
-        except BaseException:
+            call = FutureCall(self._host, itself, (coro,), {})
+            future = call.future
+            if is_told(self._host):
+                advice = "portal.run_coroutine_threadsafe(...).result()"
+                future.tell_if_lost(coro.__qualname__, advice, submit_site(), last_in(call.context))
+            scope = self._started
             if scope is not None:
-                scope.discard(call)  # it never ran: nothing will ever open its gate
+                call.scope = scope
+                scope.add(call)
+                if self._unleft is not None:
+                    self._unleft.used = True
+            call.send()
+            return future
+        except BaseException:  # refused; or interrupted, and then the caller never gets the future
+            if call is None:
+                coro.close()
+            elif not call.answered:
+                call.cancel()
             raise
-        return future
 
     def enter(self, async_cm: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
         """An async context manager as a synchronous one: entered and left on the loop, both in the same task there."""
@@ -123,8 +125,9 @@ class Portal:
         All of the iteration, and the `aclose` of a generator that is left early, happens in one task on the loop.
         """
         if not hasattr(async_iterable, "__aiter__"):
-            raise TypeError(f"portal.iterate needs an async iterable, not {async_iterable!r}")
-        return iterate(self._host, async_iterable)
+            raise TypeError(f"portal.iterate needs an async iterable, not {shown(async_iterable)}")
+        refuse_on_a_loop(self._host, "portal.iterate", "async for ...")
+        return PortalIterator(self._host, async_iterable)
 
     # -- as a scope ----------------------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class Portal:
         if started:
             if loop_runs_here():
                 refuse_blocking(self._host, "leaving `with portal`", "async with portal")
-            _wait_for_all(started)
+            wait_for_all(started)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -153,7 +156,7 @@ class Portal:
     ) -> None:
         started = self._leave(exc)
         if started:
-            await leave_on_a_loop(started, _wait_for_all, exc)
+            await leave_on_a_loop(started, wait_for_all, exc)
 
     def _leave(self, exc: BaseException | None) -> list[FutureCall]:
         started = list(self._started or ())
@@ -164,14 +167,6 @@ class Portal:
             for call in started:
                 call.cancel_future()
         return started
-
-
-def _wait_for_all(calls: list[FutureCall]) -> None:
-    """Until each coroutine has ended, clean-up included: a cancelled future is done before its coroutine is."""
-    with lent_slot():
-        for call in calls:
-            call.gate.acquire()
-            call.gate.release()
 
 
 async def leave_on_a_loop(
@@ -189,24 +184,24 @@ async def leave_on_a_loop(
         raise
 
 
-def _is_async(fn: object) -> bool:
-    """`inspect.iscoroutinefunction`, in a tenth of its time for plain functions."""
-    code = getattr(fn, "__code__", None)
-    return iscoroutinefunction(fn) if code is None else bool(code.co_flags & CO_COROUTINE)
-
-
-def _itself(coro: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    return coro
-
-
 def not_a_function(what: str, fn: object) -> TypeError:
     """The error for something that cannot be called, most often a coroutine in place of its function."""
-    if iscoroutine(fn):
+    if type(fn) is CoroutineType:
         fn.close()
-        name = fn.__name__
+        name = last_name(fn)
         return TypeError(
             f"{what} needs the function, not the coroutine that it made: "
             f"write portal.call({name}, ...) instead of {what}({name}(...)), "
             f"or portal.run_coroutine_threadsafe({name}(...)) if you do not want to wait."
         )
-    return TypeError(f"{what} needs a function, not {fn!r}")
+    return TypeError(f"{what} needs a function, not {shown(fn)}")
+
+
+def not_a_callback(fn: object) -> TypeError:
+    """The error for an async function that the loop is to call without waiting for it."""
+    kind = async_kind(fn) or "coroutine"
+    if kind == "async generator":
+        instead = f"portal.iterate({last_name(fn)}(...))"
+    else:
+        instead = f"portal.run_coroutine_threadsafe({last_name(fn)}(...)), or portal.call to wait for it"
+    return TypeError(f"{as_kind(fn, kind)}: calling it would run nothing. Write {instead}.")

@@ -3,6 +3,12 @@
     a job finds no worker that is idle ── is the watch resting? ──> call ──> the watchdog looks at it
     nothing is queued any more ──> it rests, and costs nothing, until it is called again
 
+A long wait is not reported while the queue moves as fast as its workers could: thousands of short calls that were sent at
+once wait for one another, and that is all right. So it is looked at what has happened in the second half of the wait. A
+worker is stuck if it still runs what it ran when that half began. The queue does not move as fast as it could if half of
+the workers are stuck, or more, or if no call at all was begun since then. A worker that waits in a portal call has lent
+its place, which another one has; it counts as neither.
+
 Owners: a resting watch lies in its queue's `resting` list; whoever takes it out, in any thread, hands it to the watchdog.
 From then on it belongs to the watchdog's thread, which puts it back, and only then looks at the queue once more: either a
 submitter finds it there, or it finds what he has queued. Nothing is stored for a job that it has not already.
@@ -22,6 +28,7 @@ from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.watchdog import watchdog
 from bridge.threads.job import Job, last_name, name_of
 from bridge.threads.lost import is_told
+from bridge.threads.seconds import check_seconds
 from bridge.threads.site import place_of_job
 
 if TYPE_CHECKING:
@@ -37,6 +44,8 @@ _MOST_LINES = 10
 _LATE = 0.01
 #: Seconds between looks, at least.
 _SHORTEST = 0.01
+#: Looks at a long wait in a queue that moves, in each `limit`.
+_LOOKS = 4
 
 
 class Occupant(NamedTuple):
@@ -64,6 +73,18 @@ class QueueWatch(ABC):
     @abstractmethod
     def since(self) -> float:
         """Since when the workers are all there and all busy (`time.perf_counter`), as far as it matters; 0: long ago."""
+
+    @abstractmethod
+    def workers(self) -> int:
+        """How many functions may run at once."""
+
+    @abstractmethod
+    def begun(self, now: float) -> list[float]:
+        """When each function was begun that keeps a worker busy now (`time.perf_counter`)."""
+
+    @abstractmethod
+    def last_begun(self) -> float:
+        """When the function was begun that has ended last; 0: none has."""
 
     @abstractmethod
     def resting(self) -> list[QueueWatch] | None:
@@ -96,6 +117,8 @@ class QueueWatch(ABC):
         if waited < self._limit:
             self._mark = 0
         elif waited >= self._limit * 2**self._mark:
+            if self._moves(now, waited):
+                return max(_SHORTEST, self._limit / _LOOKS)
             self._tell(job, waited, len(queue))
         left: float = self._limit * 2**self._mark - waited
         return max(_SHORTEST, left)
@@ -113,6 +136,17 @@ class QueueWatch(ABC):
         stopped = tick.late if tick.kept_out is None else tick.late - tick.kept_out
         if stopped >= _LATE:
             self._stops.append((now, stopped))
+
+    def _moves(self, now: float, waited: float) -> bool:
+        """Is the queue worked off as fast as its workers could?"""
+        half = waited / 2
+        begun = self.begun(now)
+        stuck = sum(self._since(at, now) >= half for at in begun)
+        return 2 * stuck < self.workers() and self._since(max([*begun, self.last_begun()]), now) < half
+
+    def _since(self, at: float, now: float) -> float:
+        """Seconds since then, without those for which the process stood still."""
+        return now - at - sum(seconds for stop, seconds in self._stops if stop > at)
 
     def _tell(self, job: Job, waited: float, queued: int) -> None:
         while waited >= self._limit * 2**self._mark:
@@ -159,7 +193,7 @@ def saturated(
     return Event(
         code="BRG401",
         headline=f"{all_busy}: {function} has waited for {seconds:.1f} s, in a queue of {calls}{where(place, 'sent at')}",
-        details=("what keeps the workers busy:", *_lines(occupants)),
+        details=("what keeps the workers busy:", *lines_of(occupants)),
         advice=f"bridge.map({last_name(job.named)}, ..., in_flight={workers}) for fewer calls at a time, "
         f"or bridge.{kind}({2 * workers}) for more workers",
         place=place,
@@ -173,7 +207,7 @@ def saturated(
     )
 
 
-def _lines(occupants: Iterable[Occupant]) -> list[str]:
+def lines_of(occupants: Iterable[Occupant]) -> list[str]:
     """One line for all that do the same at the same line, those that have run longest first."""
     alike: dict[tuple[str, str], list[float]] = {}
     for occupant in occupants:
@@ -186,12 +220,9 @@ def _lines(occupants: Iterable[Occupant]) -> list[str]:
     return [*lines, f"  and {len(ranked) - _MOST_LINES} other functions"] if len(ranked) > _MOST_LINES else lines
 
 
-def checked_limit(queue_limit: object) -> float:
+def checked_limit(queue_limit: float | None) -> float:
     """`queue_limit`, in seconds; infinity for None. Raises TypeError, ValueError."""
     if queue_limit is None:
         return inf
-    if not isinstance(queue_limit, (int, float)) or isinstance(queue_limit, bool):
-        raise TypeError(f"queue_limit is in seconds, not {queue_limit!r}: write queue_limit=5.0, or None for no limit")
-    if not queue_limit > 0:
-        raise ValueError(f"queue_limit is in seconds and cannot be {queue_limit!r}: write None for no limit")
+    check_seconds("queue_limit", queue_limit, "queue_limit=5.0, or None for no limit", positive=True)
     return float(queue_limit)

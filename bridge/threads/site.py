@@ -13,10 +13,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
+from time import sleep
+from types import (
+    AsyncGeneratorType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    MethodType,
+)
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bridge.diagnostics.places import PLUMBING, Place, Site, describe, place_of
+from bridge.threads.here import current_job
+from bridge.threads.loaded import from_loaded
 
 if TYPE_CHECKING:
     from asyncio import Future, Task
@@ -27,6 +37,9 @@ if TYPE_CHECKING:
 _AWAITING: dict[type, str] = {CoroutineType: "cr", AsyncGeneratorType: "ag", GeneratorType: "gi"}
 #: Tasks that are asked who waits for them, until one has a line of the program.
 _MOST_TASKS = 8
+#: Seconds for which a thread lets a task go on that is about to wait, and how often.
+_NAP, _MOST_NAPS = 0.001, 100
+_FEW_NAPS = 10  # for a future that nobody may ever wait for
 #: Awaits inside one another that are looked through.
 _MOST_AWAITS = 1000
 
@@ -56,12 +69,16 @@ def place_of_job(job: Job) -> Place | None:
 
 
 def _task_of(job: Job) -> Any:
-    return _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)
+    task = _waiter_of(getattr(job, "_step", None)) or getattr(job, "task", None)
+    return task or _who_waits_for(getattr(job, "future", None))  # run_in_executor's
 
 
 def waiting_site(job: Job) -> Site | None:
     """The line at which the task that awaits `job` stands, or the task that waits for that one."""
-    task = _task_of(job)
+    return _site_of_task(_task_of(job))
+
+
+def _site_of_task(task: Any) -> Site | None:
     for _ in range(_MOST_TASKS):
         if task is None:
             return None
@@ -72,6 +89,41 @@ def waiting_site(job: Job) -> Site | None:
     return None
 
 
+def sender_here() -> Site | None:
+    """The line that sent what the calling thread runs, or that awaits it; None if unknown. Never raises.
+
+    The function may be so short that the task is only about to wait for it: it is given the time for that.
+    """
+    job = current_job()
+    future = None if job is not None else _future_of_pool_thread(sys._getframe(1))
+    if job is None and future is None:
+        return None
+    for nap in range(_MOST_NAPS):
+        site = site_of(job) if job is not None else _site_of_waiters(future)
+        awaited = job.awaited if job is not None else nap < _FEW_NAPS or bool(getattr(future, "_done_callbacks", ()))
+        if site is not None or not awaited:
+            return site
+        sleep(_NAP)
+    return None
+
+
+def _future_of_pool_thread(frame: FrameType | None) -> Any:
+    """The concurrent future of what runs in a thread of a ThreadPoolExecutor."""
+    item = from_loaded("concurrent.futures.thread", "_WorkItem")  # it cannot be imported once the program is ending
+    while frame is not None and item is not None and frame.f_code is not item.run.__code__:
+        frame = frame.f_back
+    return None if frame is None or item is None else getattr(frame.f_locals.get("self"), "future", None)
+
+
+def _site_of_waiters(future: Any) -> Site | None:
+    """The line of the task that awaits a concurrent future, through asyncio.wrap_future, which has its own."""
+    try:
+        held = (each for callback in list(future._done_callbacks) for each in _held_by(callback))
+        return next((site for each in held if _is_future(each) and (site := _site_of_task(_who_waits_for(each)))), None)
+    except Exception:  # its task goes on meanwhile
+        return None
+
+
 def _waiter_of(step: object) -> Any:
     """The asyncio task whose next step this callback is."""
     task = getattr(step, "__self__", None)
@@ -79,8 +131,8 @@ def _waiter_of(step: object) -> Any:
 
 
 def _is_task(thing: object) -> TypeGuard[Task[Any]]:
-    asyncio = sys.modules.get("asyncio")  # where it is not loaded there is none
-    return asyncio is not None and isinstance(thing, asyncio.Task)
+    kind = from_loaded("asyncio", "Task")  # where asyncio is not loaded there is none
+    return kind is not None and isinstance(thing, kind)
 
 
 def _is_future(thing: object) -> TypeGuard[Future[Any]]:
@@ -152,12 +204,15 @@ def _host_of(callback: Any) -> Any:
 
 def _held_by(callback: Any) -> Iterator[Any]:
     """What a callback was made with: its object, its arguments, its closure."""
-    yield getattr(callback, "__self__", None)
-    if isinstance(callback, partial):
+    kind = type(callback)
+    if kind is partial:
         yield from callback.args
-    for cell in getattr(callback, "__closure__", None) or ():
-        with suppress(ValueError):  # empty
-            yield cell.cell_contents
+    elif kind is FunctionType:
+        for cell in callback.__closure__ or ():
+            with suppress(ValueError):  # empty
+                yield cell.cell_contents
+    elif kind is MethodType or kind.__module__ in ("builtins", "_asyncio"):  # a task's next step is of the latter
+        yield getattr(callback, "__self__", None)
 
 
 # -- the note ------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bridge.diagnostics.events import AttributeValue, Event, emit
 from bridge.diagnostics.places import place_of
-from bridge.diagnostics.stacks import stack_of_thread
+from bridge.diagnostics.stacks import Stack, stack_of_thread
 from bridge.diagnostics.switch import wanted
 from bridge.threads.job import Job, name_of
 from bridge.threads.site import site_of
@@ -15,7 +15,11 @@ from bridge.threads.site import site_of
 
 def report_thread(ident: int | None, headline: str, advice: str, attributes: dict[str, AttributeValue]) -> None:
     """A thread of this process is left behind, with the stack that it has now."""
-    stack = stack_of_thread(ident)
+    report_stack(stack_of_thread(ident), headline, advice, attributes)
+
+
+def report_stack(stack: Stack | None, headline: str, advice: str, attributes: dict[str, AttributeValue]) -> None:
+    """Something is left behind which stands at the end of `stack`."""
     if not wanted():
         return
     event = Event(

@@ -13,24 +13,25 @@ one is found that is not; what is left then waits for itself.
 from __future__ import annotations
 
 import concurrent.futures
-import concurrent.futures.thread
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any, NamedTuple
 
+from bridge.callables import name_of, qualname_of
 from bridge.diagnostics.places import PLUMBING
 from bridge.diagnostics.stacks import Stack, capture
-from bridge.threads import calls, portal
+from bridge.threads import calls
 from bridge.threads.calls import Call, PortalFuture
 from bridge.threads.deadlock import Deadlock, Participant, name_of_thread, thread_of
 from bridge.threads.future_job import FutureJob
-from bridge.threads.job import name_of
+from bridge.threads.loaded import from_loaded
 from bridge.threads.pool import WorkerPool, pools
+from bridge.threads.safe_future import SafeFuture
 
 #: Frames that are looked at between a thread's innermost one and the call that waits.
 _DEEPEST = 12
@@ -194,10 +195,11 @@ _INSIDE = (*PLUMBING, threading.__file__, concurrent.futures.__file__)
 _READERS: dict[CodeType, Callable[[Any, Frames, dict[Any, int]], Wait | None]] = {
     Future.result.__code__: _future,
     Future.exception.__code__: _future,
+    SafeFuture._wait.__code__: _future,
     concurrent.futures.wait.__code__: _futures,
     calls._lend_and_ask.__code__: _call,
     calls._ask_interruptibly.__code__: _call,
-    portal._wait_for_all.__code__: _call,
+    calls._wait_for_each.__code__: _call,
     threading.Thread.join.__code__: _joined,
     WorkerPool.reclaim.__code__: _slot,
 }
@@ -220,8 +222,7 @@ def _of_call(call: Call) -> Wait | None:
     ident = thread_of(call.host)
     if ident is None:
         return None
-    inner = call.args[0] if call.fn is portal._itself and call.args else call.fn
-    return Wait(f"{name_of(inner)} on {call.host!r}", (frozenset((ident,)),), answer=call)
+    return Wait(f"{name_of(call.named)} on {call.host!r}", (frozenset((ident,)),), answer=call)
 
 
 def _of_job(job: FutureJob) -> Wait | None:
@@ -230,7 +231,7 @@ def _of_job(job: FutureJob) -> Wait | None:
             if worker.job is job and worker.thread.ident is not None:
                 what = f"{name_of(job.named)} in thread {worker.thread.name!r}"
                 return Wait(what, (frozenset((worker.thread.ident,)),), answer=job)
-        if job in list(pool.queue):
+        if job in pool.jobs:
             return _of_pool(pool, f"{name_of(job.named)}, which is queued in {pool.name!r}", job)
     call = job.call
     if job.remote is None or call is None or call.answered:
@@ -249,10 +250,12 @@ def _of_pool(pool: WorkerPool, what: str, job: FutureJob | None = None) -> Wait 
 
 def _of_pool_thread(future: Any, frames: Frames) -> Wait | None:
     """A ThreadPoolExecutor's future whose function runs."""
+    run = getattr(from_loaded("concurrent.futures.thread", "_WorkItem"), "run", None)
+    run_item = getattr(run, "__code__", None)
     for ident, innermost in frames.items():
         frame: FrameType | None = innermost
         while frame is not None:
-            if frame.f_code is _RUN_ITEM:
+            if frame.f_code is run_item:
                 item = frame.f_locals.get("self")
                 if getattr(item, "future", None) is future:
                     return Wait(f"{name_of(getattr(item, 'fn', None))} in another thread", (frozenset((ident,)),))
@@ -261,13 +264,10 @@ def _of_pool_thread(future: Any, frames: Frames) -> Wait | None:
     return None
 
 
-_RUN_ITEM = concurrent.futures.thread._WorkItem.run.__code__
-
-
 def _of_chained(future: Any) -> Wait | None:
     """One that a task of an asyncio loop will answer: `run_coroutine_threadsafe`, once the loop has come to it."""
     for callback in list(getattr(future, "_done_callbacks", ())):
-        if getattr(callback, "__name__", None) == "_call_check_cancel":
+        if type(callback) is FunctionType and callback.__name__ == "_call_check_cancel":
             cells = dict(_closure(callback))
             ident = getattr(cells.get("source_loop"), "_thread_id", None)
             if ident is not None:
@@ -289,13 +289,14 @@ def _of_callback(future: Any, loops: dict[Any, int]) -> Wait | None:
 
 
 def _of_loop(loop: Any, ident: int, coroutine: Any) -> Wait:
-    name = getattr(coroutine, "__qualname__", None) or "a coroutine"
+    name = "a coroutine" if coroutine is None else qualname_of(coroutine)
     return Wait(f"{name} on the loop of thread {name_of_thread(ident)!r}", (frozenset((ident,)),), coroutine=coroutine)
 
 
 def _closure(callback: Any) -> Iterator[tuple[str, Any]]:
-    code = getattr(callback, "__code__", None)
-    for name, cell in zip(getattr(code, "co_freevars", ()), getattr(callback, "__closure__", None) or (), strict=False):
+    if type(callback) is not FunctionType:
+        return
+    for name, cell in zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=False):
         try:
             yield name, cell.cell_contents
         except ValueError:  # empty

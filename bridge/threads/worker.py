@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 from _thread import LockType, allocate_lock
+from sys import modules
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from bridge.threads.here import here
+from bridge.threads.interop import introduce_to_anyio, introduce_to_asgiref
 
 if TYPE_CHECKING:
     from bridge.threads.job import Job
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class Worker:
     """A daemon thread that serves one pool until it has been idle for too long or the pool closes."""
 
-    __slots__ = ("completed", "failed", "gate", "has_slot", "job", "pool", "resting", "thread")
+    __slots__ = ("completed", "failed", "gate", "has_slot", "introduced", "job", "pool", "resting", "thread")
 
     def __init__(self, pool: WorkerPool, name: str):
         self.pool: WorkerPool = pool
@@ -31,47 +33,57 @@ class Worker:
         self.job: Job | None = None
         self.has_slot: bool = True  # written under the pool's lock
         self.resting: bool = False
+        self.introduced: bool = False  # to asgiref, which may be loaded at any time
         self.completed: int = 0
         self.failed: int = 0
         self.thread: threading.Thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def _work(self) -> None:
         here.worker = self
+        introduce_to_anyio()
         pool = self.pool
-        queue = pool.queue
+        queue, samples = pool.queue, pool.samples
         pool.waking = False
         if not pool.admit(self):
             return
         try:
             while True:
-                try:
-                    job = queue.popleft()
-                except IndexError:
-                    if not self._rest():
-                        return
-                    continue
-                if queue and not pool.waking:
-                    pool.wake_one()
+                if pool.crowded:
+                    job = pool.take(self)
+                    if job is None:
+                        if not (self._rest() if self.has_slot else self._rest_on_bench()):
+                            return
+                        continue
+                    if not pool.waking:
+                        pool.wake_one()
+                else:
+                    try:
+                        job = queue.popleft()
+                    except IndexError:
+                        if not self._rest():
+                            return
+                        continue
+                    if queue and not pool.waking:
+                        pool.wake_one()
                 if job.begin():
-                    self._run(job)
+                    self.job = job
+                    if not self.introduced and "asgiref.sync" in modules:
+                        introduce_to_asgiref(self)
+                    started_at = job.started_at = perf_counter()
+                    job.run()
+                    samples.append((job.queued_at, started_at, perf_counter()))
+                    if job.error is None:
+                        self.completed += 1
+                    else:
+                        self.failed += 1
+                    self.job = None
+                    job.deliver()
                 del job
                 if pool.returners and not self._hand_over():
                     return
         finally:
             here.worker = None
             pool.leave(self)
-
-    def _run(self, job: Job) -> None:
-        self.job = job
-        started_at = job.started_at = perf_counter()
-        job.run()
-        self.pool.samples.append((job.queued_at, started_at, perf_counter()))
-        if job.error is None:
-            self.completed += 1
-        else:
-            self.failed += 1
-        self.job = None
-        job.deliver()
 
     def _rest(self) -> bool:
         """Wait, with the slot, to be woken. True: look for work. False: the thread is done.
@@ -82,11 +94,11 @@ class Worker:
         pool = self.pool
         self.resting = True
         pool.idle.append(self)
-        if pool.queue or pool.closing or pool.returners:
+        if pool.queue or pool.crowded or pool.closing or pool.returners:
             if not pool.take_off_idle(self):
                 return self._woken()
             self.resting = False
-            if pool.queue:
+            if pool.queue or pool.crowded:
                 return True
             if pool.returners:
                 return self._hand_over()
@@ -96,7 +108,7 @@ class Worker:
         if not pool.take_off_idle(self):
             return self._woken()
         self.resting = False
-        return bool(pool.queue)
+        return bool(pool.queue) or pool.crowded
 
     def _woken(self) -> bool:
         """Somebody has taken us off a list and is about to open the gate."""
@@ -118,6 +130,8 @@ class Worker:
         """Wait, without a slot, to be woken with one. False: the thread is done."""
         pool = self.pool
         while pool.onto_bench(self):
+            if (pool.queue or pool.crowded) and not pool.waking:  # a submitter may have found no slot before
+                pool.wake_one()
             if not self.gate.acquire(timeout=pool.idle_timeout):
                 if pool.take_off_bench(self):
                     return False

@@ -3,7 +3,7 @@
 # says: waiting
 # before: name? hello Ada
 # also: BRG102
-# stdin: sleep 0.8; echo Ada
+# stdin: sleep 3; echo Ada
 # prints: name? hello Ada
 """A question to the user stops the loop until he has typed the answer."""
 

@@ -1,5 +1,6 @@
 # expects: BRG101
 # says: waiting
+# advice: , in an async function, which
 # before: saved
 # also: BRG102
 # prints: saved

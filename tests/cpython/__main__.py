@@ -12,6 +12,7 @@ import sys
 import unittest
 from types import ModuleType
 
+from bridge.diagnostics.delivery import logging_thread
 from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.watchdog import watchdog
 
@@ -67,6 +68,7 @@ def _run(modules: list[ModuleType], options: argparse.Namespace) -> int:
             if (reason := reason_instead(test)) is not None:
                 instead.append(f"{name_of(test)}: {reason}")
     watchdog.watch(_Resting())
+    logging_thread._start()  # which serves the whole process, too
     result = unittest.TextTestRunner(sys.stdout, verbosity=1 + options.verbose, resultclass=Tally).run(suite)
     _list("Left out by us", left_out)
     _list("In place of CPython's, a test of our own", instead)

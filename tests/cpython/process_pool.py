@@ -17,9 +17,11 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
+from functools import partial
 from pickle import PicklingError, UnpicklingError
 from typing import Any
 from unittest import TestCase, mock
@@ -39,10 +41,23 @@ _BREAKS = "CPython's expects that the whole pool is broken; here one crash is on
 _BAD_PICKLE = (
     "CPython's expects that the whole pool is broken; here a bad pickle is its own job's error, and no process dies"
 )
+_NO_FORCE = "ProcessExecutor has no kill_workers and terminate_workers (3.14): closing has a time limit instead"
 
 #: Tests not run, by name, each with its reason.
 LEFT_OUT: dict[str, str] = {
     "test_max_tasks_per_child_defaults_to_spawn_context": "looks into a private attribute (_mp_context)",
+    "test_traceback_when_child_process_terminates_abruptly": "asks for the stock pool's BrokenProcessPool and its cause; "
+    "WorkerDied has the exit code itself",
+    "test_broken_process_pool_traceback": "looks into a private attribute (_processes), and expects a broken pool",
+    "test_failed_worker_replacement_breaks_pool": "looks into private attributes, and expects a broken pool",
+    "test_kill_workers": _NO_FORCE,
+    "test_terminate_workers": _NO_FORCE,
+    "test_force_shutdown_workers": _NO_FORCE,
+    "test_force_shutdown_workers_dead_workers": _NO_FORCE,
+    "test_force_shutdown_workers_invalid_op": _NO_FORCE,
+    "test_force_shutdown_workers_not_started_yet": _NO_FORCE,
+    "test_force_shutdown_workers_stops_pool": _NO_FORCE,
+    "test_force_shutdown_during_max_tasks_worker_exit": _NO_FORCE,
 }
 
 #: Seconds for what happens soon, but not at once.
@@ -68,6 +83,11 @@ class _OnBridge(util.ExecutorMixin, util.BaseTestCase):
     def get_context(self) -> Any:
         """For the semaphores and servers that CPython's tests share with workers."""
         return multiprocessing.get_context("spawn")
+
+    def create_event(self) -> Any:
+        manager = self.get_context().Manager()
+        self.addCleanup(manager.shutdown)  # type: ignore[attr-defined]
+        return manager.Event()
 
     # -- what our own tests ask ----------------------------------------------------------------------------------------
 
@@ -177,6 +197,28 @@ class ProcessExecutorTests(test_process_pool.ProcessPoolExecutorTest, _OnBridge)
             self.assertEqual([pids.count(pid) for pid in dict.fromkeys(pids)], [3, 3, 1])
             self.until(lambda: not any(_is_there(pid) for pid in pids[:6]))
             self.assertEqual(_pids(executor), {pids[6]})
+
+    @instead(_PRIVATE.format("_executor_manager_thread"))
+    def test_shutdown_no_wait_max_tasks_gh119592(self) -> None:
+        self._run_stranded(lambda executor: executor.shutdown(wait=False))
+
+    @instead(_PRIVATE.format("_executor_manager_thread"))
+    def test_gc_during_max_tasks_worker_exit_gh152967(self) -> None:
+        self._run_stranded(lambda executor: None)
+
+    def _run_stranded(self, leave: Callable[[ProcessExecutor], None]) -> None:
+        """A worker that ends after its last job is replaced, though nobody holds the executor any more."""
+        wait, open_gate = self.new_gate()
+        executor = self.executor_type(1, max_tasks_per_child=1)
+        jobs = [executor.submit(wait) for _ in range(3)]
+        self.until(partial(_busy, executor))
+        leave(executor)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # it is not closed
+            del executor
+            gc.collect()
+        open_gate()
+        self.assertEqual(len({job.result(PATIENCE) for job in jobs}), 3)
 
     @instead("CPython's counts ProcessPoolExecutor's threads; here each job is answered, whichever cannot be started")
     def test_python_finalization_error(self) -> None:
@@ -332,7 +374,7 @@ class ProcessFailingInitializerResourcesTests(TestCase):
         self.assertEqual(out.strip(), b"WorkerDied")
         first, *rest = err.splitlines()
         self.assertRegex(first, b"BRG403 .* could not be set up: __main__.fail failed: ValueError")
-        self.assertEqual(rest, [b"  calls that wait for a worker fail"])
+        self.assertEqual(rest, [b"  calls that wait for a worker fail; the next call starts one anew"])
 
 
 _FAILING_INITIALIZER = """if True:

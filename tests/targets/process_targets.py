@@ -482,6 +482,32 @@ def dive(depth: int) -> list[int]:
     return [os.getpid(), *(bridge.portal().call(descend, depth) if depth else ())]
 
 
+def descend_in(executors: list[Any], depth: int) -> int:
+    """Loop, worker, loop, worker, ..., through each of the executors in turn: how deep."""
+    if depth == 0:
+        return 0
+    deeper: int = bridge.portal().call(executors[depth % len(executors)].run, descend_in, executors, depth - 1)
+    return deeper + 1
+
+
+async def wait_as_told(pid: int) -> None:
+    """At home."""
+    await at_home["wait"](pid)
+
+
+def wait_at_home() -> None:
+    bridge.portal().call(wait_as_told, os.getpid())
+
+
+async def seven_from_a_thread() -> int:
+    return await bridge.to_thread(int, "7")
+
+
+def with_a_loop_of_its_own() -> int:
+    with bridge.background_loop() as portal:
+        return portal.call(seven_from_a_thread)
+
+
 def pid_and_surroundings() -> tuple[int, tuple[int, int]]:
     return os.getpid(), bridge.portal().call(look_around)
 

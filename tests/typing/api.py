@@ -76,10 +76,19 @@ async def check_map_and_stream() -> None:
     assert_type(bridge.map(area, [1.0]), AsyncGenerator[float, None])
     async for result in bridge.map(len, anumbers(), to="db", ordered=False, in_flight=3):
         assert_type(result, int)
+    assert_type(bridge.map(bare, [1.0]), AsyncGenerator[float, None])
+    assert_type(bridge.map(fetch, ["url"], to="process", timeout=3), AsyncGenerator[bytes, None])
+    assert_type(bridge.map(area, [1.0], errors="raise"), AsyncGenerator[float, None])
+    assert_type(bridge.map(area, [1.0], errors="return", timeout=3), AsyncGenerator[float | Exception, None])
+    assert_type(bridge.map(bare, [1.0], errors="return"), AsyncGenerator[float | Exception, None])
+    async for outcome in bridge.map(len, anumbers(), errors="return", ordered=False):
+        assert_type(outcome, int | Exception)
     assert_type(bridge.stream(numbers, 3, to="db"), AsyncGenerator[int, None])
     async for item in bridge.stream(numbers, 3):
         assert_type(item, int)
-    bridge.map(area, 5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bridge.map(area, 5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bridge.map(area, [1.0], errors="ignore")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    bridge.map(area, [1.0], timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     bridge.stream(area, 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -90,6 +99,9 @@ async def check_executor(executor: bridge.ThreadExecutor) -> None:
     assert_type(executor.statistics().run_time.p99, float)
     async for result in executor.amap(area, [1.0]):
         assert_type(result, float)
+    assert_type(executor.amap(bare, [1.0]), AsyncGenerator[float, None])
+    async for outcome in executor.amap(area, [1.0], errors="return", timeout=3):
+        assert_type(outcome, float | Exception)
     async for item in executor.stream(numbers, 3):
         assert_type(item, int)
     async with executor as same:
@@ -98,6 +110,9 @@ async def check_executor(executor: bridge.ThreadExecutor) -> None:
         assert_type(same, bridge.ThreadExecutor)
     await executor.run(area)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     executor.submit(area, "wide")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert_type(bridge.ThreadExecutor(4, max_lent=100).max_lent, int)
+    assert_type(bridge.ProcessExecutor(4, max_lent=0).max_lent, int)
+    bridge.ThreadExecutor(4, max_lent=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bridge.ThreadExecutor("4")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

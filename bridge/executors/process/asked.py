@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextvars import Context
-from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
+from bridge.callables import discard
 from bridge.executors.process.wire import requests
 from bridge.threads.calls import Call
-from bridge.threads.session import Request
+from bridge.threads.session import Request, Session
 from bridge.threads.trail import leave_in_context_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bridge.executors.process.calls import RemoteCalls
     from bridge.executors.process.crew import Crew
     from bridge.executors.process.member import Member
-    from bridge.executors.process.sessions import RemoteSession
     from bridge.threads.host import Host
     from bridge.threads.job import Job
 
@@ -92,14 +91,18 @@ class RemoteCall(_Remote, Call):
         self.asked: Asked = asked
         self.calls: RemoteCalls = calls
 
+    @property
+    def waiting_job(self) -> Job | None:
+        return self.asked.job if self.asked.flags & requests.SLOT else None
+
 
 class RemoteRequest(_Remote, Request):
     """Something that a worker asks of a session."""
 
     __slots__ = ("asked", "calls")
 
-    def __init__(self, calls: RemoteCalls, asked: Asked, session: RemoteSession, fn: Any, args: tuple[Any, ...] = ()):
-        Request.__init__(self, session.session, fn, args)
+    def __init__(self, calls: RemoteCalls, asked: Asked, session: Session, fn: Any, args: tuple[Any, ...] = ()):
+        Request.__init__(self, session, fn, args)
         self.asked: Asked = asked
         self.calls: RemoteCalls = calls
 
@@ -122,5 +125,4 @@ class Caller:
 def close_coroutines(args: Any) -> None:
     """They will never be awaited, and that is as it should be: they are copies made for this one call."""
     for argument in args:
-        if iscoroutine(argument):
-            argument.close()
+        discard(argument)

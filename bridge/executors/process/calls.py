@@ -14,7 +14,6 @@ code, outside of it. Only `answered` is called in other threads, by the loop tha
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from concurrent.futures import CancelledError
@@ -23,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, LoopClosed, WorkerDied, WrongThread
 from bridge.executors.process.asked import Asked, Caller, RemoteCall, RemoteRequest, close_coroutines
-from bridge.executors.process.sessions import Entered, Iteration, RemoteSession
+from bridge.executors.process.sessions import Entered
 from bridge.executors.process.wire import frames, requests
 from bridge.executors.process.wire.errors import pack_error, unpack_error
 from bridge.executors.process.wire.pickling import TooLarge
-from bridge.loop.asyncio_host import AsyncioHost
-from bridge.threads.job import name_of
+from bridge.loop.asyncio_host import AsyncioHost, Callback
+from bridge.threads.calls import itself
+from bridge.threads.job import last_name, name_of
+from bridge.threads.session import Iteration, Session
 
 if TYPE_CHECKING:
     from bridge.executors.process.crew import Crew
@@ -57,7 +58,7 @@ class RemoteCalls:
         self._crew = crew
         self._member = member
         self._open: dict[int, RemoteCall | RemoteRequest] = {}
-        self._sessions: dict[int, RemoteSession] = {}
+        self._sessions: dict[int, Session] = {}
         self._held: deque[Asked] = deque()  # requests that are to be begun, in this order
         self._unpacking: Asked | None = None  # elsewhere, ahead of those held
         self._origins: dict[int, Host | None] = {}
@@ -133,10 +134,13 @@ class RemoteCalls:
                     content = unpacker.unpack(asked.parcel)
                 except BaseException as error:
                     self._fail(asked, error)
-                    if not isinstance(error, Exception):
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
                         raise
                     continue
-            self._begin(asked, content)
+            try:
+                self._begin(asked, content)
+            except Exception as error:  # something about this request: those behind it are begun all the same
+                self._fail(asked, error)
 
     def _unpacked(self, content: Any, error: BaseException | None) -> None:
         self._crew.todo.append(partial(self._go_on, content, error))
@@ -166,7 +170,7 @@ class RemoteCalls:
         elif operation == requests.SOON:
             self._call_soon(asked, host, *content)
         elif operation == requests.CORO:
-            self._start(RemoteCall(self, asked, host, _itself, (content,), {}))
+            self._start(RemoteCall(self, asked, host, itself, (content,), {}))
         else:
             self._open_session(asked, host, content)
 
@@ -178,7 +182,7 @@ class RemoteCalls:
             job.call = call  # from now on whoever cancels the job cancels the call, too
             if job.cancelling is not None:
                 call.cancel()
-        if not host.runs_here():
+        if not _at_once(host):
             try:
                 call.send(self._caller(asked))
             except BridgeError as error:
@@ -205,8 +209,8 @@ class RemoteCalls:
                 call.refuse(error)
 
     def _call_soon(self, asked: Asked, host: Host, callback: Any, args: tuple[Any, ...]) -> None:
-        if isinstance(host, AsyncioHost) and host.runs_here():  # ahead of what comes after it, which is run at once, too
-            asyncio.Handle(callback, args, host.loop, asked.context)._run()
+        if isinstance(host, AsyncioHost) and _at_once(host):  # ahead of what comes after it, which is run at once, too
+            Callback(callback, args, host.loop, asked.context)._run()
             return
         try:
             asked.context.run(host.call_soon, callback, args)
@@ -214,13 +218,8 @@ class RemoteCalls:
             self._fail(asked, error, callback)
 
     def _open_session(self, asked: Asked, host: Host, content: Any) -> None:
-        subject = Entered(content) if asked.operation == requests.ENTER else Iteration(content)
-        try:
-            session = RemoteSession(host, subject, asked.context)
-        except BridgeError as error:
-            self._fail(asked, error)
-            return
-        self._sessions[asked.target] = session
+        subject = Entered(content) if asked.operation == requests.ENTER else Iteration[Any](content)
+        session = self._sessions[asked.target] = Session(host, subject, asked.context)
         first = subject.enter if isinstance(subject, Entered) else subject.next
         self._start(RemoteRequest(self, asked, session, first))
 
@@ -241,7 +240,6 @@ class RemoteCalls:
         else:
             error = unpack_error(asked.parcel, self._member.unpacker) if asked.parcel else None
             self._start(RemoteRequest(self, asked, session, session.subject.leave_by, (error,)))
-        session.end()
 
     # -- answers, in any thread ----------------------------------------------------------------------------------------
 
@@ -288,10 +286,10 @@ class RemoteCalls:
                 f"known any more which loop had sent it. Have the job wait for its threads."
             )
         return WrongThread(
-            f"{name_of(asked.job.fn)} in worker process {self._member.pid} used bridge.portal(), but was submitted in a "
-            f"thread that runs no event loop, so there is no loop that it leads to. Send it from a loop, with "
+            f"{name_of(asked.job.named)} in worker process {self._member.pid} used bridge.portal(), but was submitted in "
+            f"a thread that runs no event loop, so there is no loop that it leads to. Send it from a loop, with "
             f"`await executor.run(...)`; in a program without a loop: `with bridge.background_loop() as portal: "
-            f"portal.call(executor.run, {name_of(asked.job.fn).rpartition('.')[2]}, ...)`."
+            f"portal.call(executor.run, {last_name(asked.job.named)}, ...)`."
         )
 
     # -- sending, under the crew's turn --------------------------------------------------------------------------------
@@ -309,9 +307,7 @@ class RemoteCalls:
     def _send(self, asked: Asked, payload: bytes) -> None:
         self._open.pop(asked.ident, None)
         if payload == _END:
-            session = self._sessions.pop(asked.target, None)
-            if session is not None:
-                session.end()
+            self._sessions.pop(asked.target, None)
         if self.dropped:
             return
         if asked.flags & requests.SLOT:
@@ -353,5 +349,6 @@ class RemoteCalls:
             session.drop(WorkerDied(f"worker process {self._member.pid}, which had this open, has ended"))
 
 
-def _itself(coro: Any) -> Any:
-    return coro
+def _at_once(host: Host) -> bool:
+    """Is `host`'s loop the one that runs this? In debug mode it takes a callback of its own, which asyncio times."""
+    return host.runs_here() and not (isinstance(host, AsyncioHost) and host.loop.get_debug())

@@ -21,7 +21,7 @@ from _thread import allocate_lock
 from asyncio import TimerHandle
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -35,19 +35,25 @@ from anyio import Event
 from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.executors.process.crew_watch import CrewWatch
 from bridge.executors.process.home import BackgroundHome, Home
+from bridge.executors.process.launch import Lifelines, end_at_once
 from bridge.executors.process.options import Options
 from bridge.executors.process.roster import Roster
 from bridge.executors.process.timers import Timers
+from bridge.executors.process.wreck import Wreck
 from bridge.loop.asyncio_host import AsyncioHost, AsyncioJob
 from bridge.threads.fork import tell_after_fork
+from bridge.threads.future_job import pending_of
 from bridge.threads.host import Host
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
+from bridge.threads.locks import wait_until_free
 from bridge.threads.pool import WorkerPool
 from bridge.threads.queue_watch import QueueWatch
 
 #: Threads that start processes and pickle what is large; they leave when idle.
 HELPERS = 4
+#: Seconds for which what starts the crew anew waits for a look to end.
+WAIT_FOR_TURN = 1.0
 #: Seconds for which a crew that had to move to a background loop stays there, even if one loop alone uses it again.
 STAY = 1.0
 
@@ -70,16 +76,21 @@ class _Ring(Item):
 class _Aside(Job):
     """Something that would block the home for too long, on its way to a helper thread and back."""
 
-    __slots__ = ("crew", "then")
+    __slots__ = ("crew", "roster", "then")
     internal = True
     crew: Crew
+    roster: Roster
     then: Callable[[Any, BaseException | None], object]
 
     def deliver(self) -> None:
         self.crew.post(partial(self.come_back, *self.take_outcome()))
 
     def come_back(self, value: Any, error: BaseException | None) -> None:
-        self.crew.asides -= 1
+        if self.roster is self.crew.roster:
+            self.crew.asides -= 1
+        elif isinstance(value, Lifelines):  # started for a roster that is gone
+            end_at_once(value)
+            return
         self.then(value, error)
 
 
@@ -96,8 +107,8 @@ class Crew:
 
     def _start_afresh(self) -> None:
         self.closing: bool = False
-        self.closed_at: float = 0.0
         self.finished: bool = False
+        self.given_up: bool = False  # what still ran was reported, and its workers are killed
         #: Jobs with their outcome, and other things to be done outside the turn.
         self.todo: deque[Job | Callable[[], object]] = deque()
         self.timers: Timers = Timers(self._arm)
@@ -113,6 +124,7 @@ class Crew:
         self.asides: int = 0  # under way in helper threads
         self.numbers: Iterator[int] = count(1)
         self._when_finished: list[Callable[[], object]] = []
+        self._wrecks: list[Wreck] = []
 
     # -- in, from any thread -------------------------------------------------------------------------------------------
 
@@ -150,6 +162,7 @@ class Crew:
         """Have `fn(*args)` done in a helper thread, and `then(value, error)` on the home's thread, under its turn."""
         job = _Aside(fn, args, {}, None)
         job.crew = self
+        job.roster = self.roster
         job.then = then
         self.asides += 1
         try:
@@ -201,8 +214,8 @@ class Crew:
 
     def _ring(self, home: Home) -> None:
         while True:
-            self._rung = True
             try:
+                self._rung = True
                 if home.is_here:
                     home.loop.call_soon(self.look, home)
                 else:
@@ -211,6 +224,9 @@ class Crew:
             except RuntimeError:  # LoopClosed is one
                 self._rung = False
                 home = self._any_home()
+            except BaseException:  # Ctrl-C
+                self._rung = False
+                raise
 
     def _home_for(self, host: Host | None) -> Home:
         """The home for what a task on `host`'s loop waits for; None for what somebody else waits for.
@@ -239,31 +255,28 @@ class Crew:
 
     def _move_to_background(self) -> Home:
         self._stay_until = monotonic() + STAY
-        return self._move(BackgroundHome(f"{self.name}-loop", self._home_ends))
+        return self._move(BackgroundHome(self.name, self._home_ends))
 
     def _may_move_onto_a_loop(self) -> bool:
         return monotonic() >= self._stay_until and self.roster.at_rest and len(self._incoming) <= 1
 
     def _move(self, home: Home) -> Home:
+        # The assignment is what counts: the first look at a home begins there, a look at a home that was left ends it.
         old, self._home = self._home, home
         if old is not None:
             old.end()
-        self._rung = True
-        if home.is_here:
-            self._begin_here(home)
-            home.loop.call_soon(self.look, home)
-        else:
-            home.host.call_soon(self._begin, (home,))
+        try:
+            self._rung = True
+            if home.is_here:
+                home.loop.call_soon(self.look, home)
+            else:
+                home.host.call_soon(self.look, (home,))
+        except BaseException:
+            self._rung = False
+            raise
         return home
 
     def _begin(self, home: Home) -> None:
-        with self._turn:
-            if home is not self._home:
-                return
-            self._begin_here(home)
-        self.look(home)
-
-    def _begin_here(self, home: Home) -> None:
         home.move_in()
         for member in self.roster.members:
             self.roster.watch(member)
@@ -271,14 +284,17 @@ class Crew:
 
     def _home_ends(self, home: Home) -> None:
         """The loop is being closed. Its own jobs are over; the workers, and what was left to itself, need another."""
-        with self._turn:
-            if home is not self._home:
-                return
-            if self.roster.members or self.roster.starting or self._incoming or not self.roster.at_rest:
-                self._move_to_background()
-            else:
-                self._home = None
-                self._rung = False
+        try:
+            with self._turn:
+                if home is not self._home:
+                    return
+                if self.roster.members or self.roster.starting or self._incoming or not self.roster.at_rest:
+                    self._move_to_background()
+                else:
+                    self._home = None
+                    self._rung = False
+        except RuntimeError as error:
+            self._end_without_home(error)
 
     def move_off_this_loop(self) -> None:
         """The calling thread is going to block: if the crew lives here, it must not."""
@@ -292,23 +308,29 @@ class Crew:
     def look(self, home: Home, hear: Callable[[], object] | None = None) -> None:
         """Do whatever there is to do. `hear` first, if something can be read from a worker."""
         while True:
-            with self._turn:
-                if home is not self._home:
-                    return
-                if hear is not None:
-                    hear()
-                    hear = None
-                self._rung = False
-                self._take_in()
-                self.roster.dispatch()
-                if self.closing:
-                    self._end_if_done()
-                self.roster.flush()
-                if not self.todo:
-                    return
-                todo, self.todo = self.todo, deque()
-                self._rung = True  # what is submitted from now on is seen by the next turn of this loop
-            self._hand_over(todo, home)
+            try:
+                with self._turn:
+                    if home is not self._home:
+                        home.end()
+                        return
+                    if not home.begun:
+                        self._begin(home)
+                    if hear is not None:
+                        hear()
+                        hear = None
+                    self._rung = False
+                    self._take_in()
+                    self.roster.dispatch()
+                    if self.closing:
+                        self._end_if_done()
+                    self.roster.flush()
+                    if not self.todo:
+                        return
+                    self._rung = True  # what is submitted from now on is seen by the next turn of this loop
+            except BaseException as error:  # Ctrl-C, at any instruction
+                self.reset(error)
+                raise
+            self._hand_over(home)
 
     def _take_in(self) -> None:
         incoming, queue = self._incoming, self.roster.queue
@@ -319,19 +341,19 @@ class Crew:
             else:
                 thing()
 
-    def _hand_over(self, todo: deque[Job | Callable[[], object]], home: Home) -> None:
-        host = home.host
+    def _hand_over(self, home: Home) -> None:
+        todo = self.todo
+        host = None if home.loop.get_debug() else home.host  # in debug mode each step is timed by itself
         try:
             while todo:
                 thing = todo.popleft()
-                if type(thing) is AsyncioJob and thing.host is host:
+                if type(thing) is AsyncioJob and thing.origin is host:
                     thing._run()  # the task goes on at once, and what it submits is sent with this look
                 elif isinstance(thing, Job):
                     thing.deliver()
                 else:
                     thing()
         except BaseException:  # Ctrl-C
-            self._incoming.append(partial(self.todo.extend, todo))
             self._rung = False
             self._ring(home)
             raise
@@ -344,17 +366,35 @@ class Crew:
 
     def close(self, cancel_queued: bool = False) -> None:
         """Take no more jobs; the workers end when all is done. Does not wait."""
-        if not self.closing:
-            self.closed_at = monotonic()
         self.closing = True
+        self._clear_wrecks()
         if cancel_queued:
-            self.post(self.roster.outcomes.drop_queued)
-        if self._home is None and not self._incoming:
+            self._incoming.append(self._drop_queued)
+        if self._home is None and not (self._incoming or self.todo):
             with self._turn:
-                if self._home is None and not self._incoming:
+                if self._home is None and not (self._incoming or self.todo):
                     self._finish()
                     return
-        self.post(_nothing)
+        try:
+            self._ring(self._home or self._any_home())  # even if it has been rung already: that may have been interrupted
+        except RuntimeError as error:
+            self._end_without_home(error)
+
+    def _end_without_home(self, error: RuntimeError) -> None:
+        """No thread can be started for a home, because the interpreter is ending: nothing more can be done."""
+        self.closing = True
+        wreck = Wreck(self.roster, self._home, error)
+        self._wrecks.append(wreck)
+        self._clear_wrecks()
+        for things in (self._incoming, self.todo):
+            while things:
+                thing = things.popleft()
+                if isinstance(thing, Job):
+                    wreck.fail(thing, self.name)
+        self._finish()
+
+    def _drop_queued(self) -> None:
+        self.roster.outcomes.drop_queued()
 
     def when_finished(self, callback: Callable[[], object]) -> None:
         """Have `callback` called, in whatever thread, once the crew is closed and its last process has ended."""
@@ -370,27 +410,67 @@ class Crew:
                 self._finish()
 
     def _finish(self) -> None:
-        self.finished = True
+        # Whatever of this is interrupted, the next `close` does again.
         self.helpers.close()
         home, self._home = self._home, None
         if home is not None:
             home.end()
+        self.finished = True
         self._tell_finished()
 
     def _tell_finished(self) -> None:
-        while self._when_finished:
-            try:
-                self._when_finished.pop()()
-            except (IndexError, LoopClosed):
-                pass
+        for callback in list(self._when_finished):
+            with suppress(LoopClosed):
+                callback()
+            with suppress(ValueError):  # another thread was quicker
+                self._when_finished.remove(callback)
+
+    # -- after an interruption -----------------------------------------------------------------------------------------
+
+    def reset(self, error: BaseException | None) -> None:
+        """Start anew, in whatever state the crew is: end every worker, and fail every call that was taken in.
+
+        `error` has interrupted a look; None: workers that were killed have not ended. From any thread, without the turn.
+        """
+        self._wrecks.append(Wreck(self.roster, self._home, error))
+        self._clear_wrecks()
+        if self.closing:
+            self.close()
+        elif self._incoming or self.todo:
+            self._ring(self._any_home())
+
+    def _clear_wrecks(self) -> None:
+        """Do what is still to be done of it; each step may be done twice."""
+        while self._wrecks:
+            wreck = self._wrecks[-1]
+            if self.roster is wreck.roster:
+                self._leave(wreck)
+            if wreck.home is not None:
+                wreck.home.end()
+            members = list(wreck.roster.members)
+            for member in members:
+                member.end_at_once()
+            coming = {id(each) for each in (*self._incoming, *self.todo)}
+            for job in (*wreck.jobs(), *pending_of(self)):
+                if id(job) not in coming:
+                    wreck.fail(job, self.name)
+            for member in members:
+                member.calls.drop_all()
+            with suppress(ValueError):  # another thread was quicker
+                self._wrecks.remove(wreck)
+
+    def _leave(self, wreck: Wreck) -> None:
+        with self._turn if wait_until_free(self._turn, WAIT_FOR_TURN) else nullcontext():
+            self._home = None
+            self._rung = False
+            self.asides = 0
+            self.timers = Timers(self._arm)
+            self.roster = Roster(self)
 
     def after_fork_in_child(self) -> None:
         """The processes, and the jobs they have, are the parent's; new work finds new workers."""
         for member in self.roster.members:
-            member.close()
+            member.after_fork_in_child()
         closing = self.closing
         self._start_afresh()
         self.closing = self.finished = closing
-
-
-def _nothing() -> None: ...

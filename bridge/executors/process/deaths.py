@@ -53,15 +53,14 @@ def tell(
     crew.todo.append(partial(emit, event))
 
 
-def tell_setup_failed(member: Member, initializer: object, reason: BaseException) -> None:
-    """Say that a worker cannot be made ready, which the next one cannot be either."""
+def tell_setup_failed(member: Member, how: str) -> None:
+    """Say that a worker could not be made ready."""
     if not wanted():
         return
-    what = "could not be set up" if initializer is None else f"could not be set up: {name_of(initializer)} failed"
     event = Event(
         code="BRG403",
-        headline=f"worker process {member.pid} of {member.crew.name!r} {what}: {type(reason).__name__}: {reason}",
-        details=("calls that wait for a worker fail",),
+        headline=how,
+        details=("calls that wait for a worker fail; the next call starts one anew",),
         attributes={"bridge.executor.name": member.crew.name, "process.pid": member.pid},
     )
     member.crew.todo.append(partial(emit, event))
@@ -89,7 +88,7 @@ def _advice(code: int | None, for_memory: bool) -> str:
     name = "" if number is None else obituary.signal_name(number)
     if name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"):
         return "bridge.ProcessExecutor(initializer=faulthandler.enable), which prints the line that crashed"
-    if name == "SIGKILL":
+    if name == "SIGKILL" and obituary.out_of_memory.strikes():
         return "bridge.ProcessExecutor(memory_limit=...), which ends a function before the system has to"
     return ""
 

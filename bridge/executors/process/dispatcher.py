@@ -11,6 +11,7 @@ sleeps for each; those of one function travel in one parcel. All of it belongs t
 from __future__ import annotations
 
 import pickle
+from collections import deque
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -48,30 +49,49 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Give away as much of the queue as there are workers for."""
         roster = self._roster
-        queue, paces = roster.queue, roster.outcomes.paces
+        backlog, limit, paces = roster.backlog, roster.bound.limit, roster.outcomes.paces
         now = perf_counter()
         levels = self._levels.changed()
         if levels is not None:
             self._tell_levels(levels)
-        while queue:
+        queue: deque[Job] | None
+        while roster.queue or backlog.lines:
+            queue = roster.queue
+            if backlog.lines or roster.running + roster.lent >= limit:
+                queue = roster.line()
+                if not queue:
+                    return
             job = queue[0]
             if job.context is None:  # withdrawn
                 queue.popleft()
                 continue
-            pace = None if job.on_the_wire else paces.get(pace_key(job.fn))
-            member = self._choose(pace)
-            if member is None:
-                return
-            room = 1
-            if pace is not None and not self._variables:
-                room = member.room(pace, NEAR if member is self._hot else FAR)
-            jobs = self._take(room, now, member)
-            if len(jobs) > 1:
-                self._assign_alike(jobs, member, pace or 0.0)
-            elif jobs:
-                self._assign(jobs[0], member, pace or 0.0)
-            elif not member.busy:
-                roster.rest(member)
+            member = None
+            try:
+                pace = None if job.on_the_wire else paces.get(pace_key(job.fn))
+                member = self._choose(pace)
+                if member is None:
+                    return
+                room = 1
+                if pace is not None and not self._variables:
+                    room = member.room(pace, NEAR if member is self._hot else FAR)
+                jobs = self._take(queue, room, now, member)
+                if len(jobs) > 1:
+                    self._assign_alike(jobs, member, pace or 0.0)
+                elif jobs:
+                    self._assign(jobs[0], member, pace or 0.0)
+                elif not member.busy:
+                    roster.rest(member)
+            except Exception as error:  # something about this job; those behind it go on
+                self._fail_alone(job, queue, member, error)
+
+    def _fail_alone(self, job: Job, queue: deque[Job], member: Member | None, error: Exception) -> None:
+        """Fail the job at the head of the queue, or the one just taken from there; `member` is free for the next."""
+        if queue and queue[0] is job:
+            queue.popleft()
+        if job.remote is not None or job.begin():
+            self._roster.outcomes.fail(job, error)
+        if member is not None and not member.busy:
+            self._roster.rest(member)
 
     def forget(self, member: Member) -> None:
         """It has ended."""
@@ -99,9 +119,8 @@ class Dispatcher:
         able = [member for member in roster.members if member.can_take(pace, FAR)]
         return min(able, key=lambda member: member.backlog) if able else None
 
-    def _take(self, room: int, now: float, member: Member) -> list[Job]:
+    def _take(self, queue: deque[Job], room: int, now: float, member: Member) -> list[Job]:
         """The next job, and those right behind it that can travel in its parcel, begun for that worker."""
-        queue = self._roster.queue
         fn = queue[0].fn
         if room > 1 and not (_goes_along(queue[0]) and can_be_shared(fn)):
             room = 1

@@ -29,6 +29,7 @@ from bridge.executors.process.member import Member
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.errors import unpack_error
 from bridge.executors.process.wire.page import INITIALIZING, STARTING
+from bridge.threads.future_job import FutureJob
 from bridge.threads.job import Job, name_of
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class Endings:
         roster.watch(member)
         options = crew.options
         try:
-            parcel = member.packer.pack((options.initializer, options.initargs, options.context_specs, levels()))
+            setup = frames.Setup(options.initializer, options.initargs, options.context_specs, levels())
+            parcel = member.packer.pack(setup)
         except BaseException as reason:
-            self._could_not_set_up(member, reason)
+            self._could_not_set_up(member, reason, began=False)
             return
         member.send(frames.SETUP, 0, parcel)
         roster.to_flush(member)
@@ -80,15 +82,17 @@ class Endings:
         self._roster.joined(member)
 
     def could_not_set_up(self, member: Member, payload: bytes) -> None:
-        """Its initializer raised; it ends by itself."""
-        self._could_not_set_up(member, unpack_error(payload, member.unpacker))
+        """Its initializer raised, or could not be unpickled there; it ends by itself."""
+        reason = unpack_error(payload, member.unpacker)
+        self._could_not_set_up(member, reason, began=member.phase == INITIALIZING)
 
-    def _could_not_set_up(self, member: Member, reason: BaseException) -> None:
+    def _could_not_set_up(self, member: Member, reason: BaseException, *, began: bool) -> None:
         member.retiring = True
         self._failed_starts = ATTEMPTS
         crew = self._crew
-        deaths.tell_setup_failed(member, crew.options.initializer, reason)
-        member.verdict = partial(obituary.initializer_failed, crew.name, member.pid, crew.options.initializer, reason)
+        initializer = crew.options.initializer
+        deaths.tell_setup_failed(member, obituary.how_setup_failed(crew.name, member.pid, initializer, reason, began))
+        member.verdict = partial(obituary.initializer_failed, crew.name, member.pid, initializer, reason, began=began)
         self.kill(member)
 
     def _start_failed(self, error_for: Callable[[Job], BaseException]) -> None:
@@ -116,6 +120,7 @@ class Endings:
             return
         member.condemned = job
         member.verdict = CancelledError
+        member.stopped_by = tree.stopping_signal(member.pid)
         self._roster.spare = True
         self._after(member, self._crew.options.grace, self._terminate)
 
@@ -174,6 +179,8 @@ class Endings:
             had_not.remove(member.condemned)  # killed on its way into the function: it must not begin elsewhere
             had_begun.append(member.condemned)
         roster.put_back(had_not)
+        if crew.given_up:
+            roster.outcomes.drop_queued()
         if member.ready:
             victim = next(iter(had_begun), None)
             ran_for = 0.0 if victim is None else perf_counter() - ran_since[victim]
@@ -193,12 +200,22 @@ class Endings:
 
     def _casualty(self, member: Member, job: Job, code: int | None, ran_for: float) -> None:
         roster = self._roster
+        if job.is_chunk:
+            job.died_in = member.call_of_chunk
         if member.condemned is job and member.verdict is CancelledError:
             roster.outcomes.cancelled += 1
             roster.outcomes.failed -= 1
-            error: BaseException = CancelledError(f"{name_of(job.named)} was ended with its worker process {member.pid}")
+            error: BaseException = CancelledError(
+                obituary.ended_with_its_worker(name_of(job.named), member.pid, member.stopped_by)
+            )
         elif member.condemned is job and member.verdict is not None:
             error = member.verdict()
+        elif self._crew.given_up and member.retiring:
+            error = obituary.ended_at_close(name_of(job.named), member.pid, code, self._crew.name, ran_for)
+            if isinstance(job, FutureJob):
+                job.future.tell_nothing()  # closing the executor has reported this function
+        elif member.retiring and obituary.signal_of(code) in (signal.SIGTERM, signal.SIGKILL):
+            error = obituary.ended_with_another(name_of(job.named), member.pid, code, self._crew.name)
         else:
             error = obituary.worker_died(
                 name_of(job.named), member.pid, code, self._crew.name, phase="running", ran_for=ran_for
@@ -206,7 +223,7 @@ class Endings:
         roster.outcomes.fail(job, error)
 
     def _died_starting(self, member: Member, code: int | None, phase: int) -> None:
-        if self._crew.closing and not self._roster.queue:
+        if self._crew.closing and not self._roster.has_queued:
             return
         if member.verdict is not None:
             self._start_failed(lambda job: member.verdict())

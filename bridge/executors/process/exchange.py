@@ -100,30 +100,30 @@ class Exchange:
         if job is None:
             return
         roster = self._roster
-        began, ended = frames.TIMES.unpack_from(payload)
-        job.started_at = began
-        roster.outcomes.learn(job, began, ended)
-        if member.condemned is job:
-            roster.endings.reprieve(member)
-        if member.lent:  # it answered without waiting for the answer to its call
-            member.lent = False
-            roster.running += 1
-        parcel = payload[frames.TIMES.size :]
-        if kind == frames.ERROR:
-            job.error = unpack_error(parcel, member.unpacker)
-        elif parcel != parcels.NOTHING:
-            if member.unpacker.is_large(parcel):
-                job.remote = None  # nothing can be cancelled any more
-                self._crew.aside(partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel))
-                return
-            try:
+        try:
+            began, ended = frames.TIMES.unpack_from(payload)
+            job.started_at = began
+            roster.outcomes.learn(job, began, ended)
+            if member.condemned is job:
+                roster.endings.reprieve(member)
+            if member.lent:  # it answered without waiting for the answer to its call
+                roster.goes_on(member)
+            parcel = payload[frames.TIMES.size :]
+            if kind == frames.ERROR:
+                job.error = unpack_error(parcel, member.unpacker)
+            elif parcel != parcels.NOTHING:
+                if member.unpacker.is_large(parcel):
+                    job.remote = None  # nothing can be cancelled any more
+                    self._crew.aside(
+                        partial(self._unpacked, job, member), member.unpacker.unpack_patiently, bytes(parcel)
+                    )
+                    return
                 job.value = value = member.unpacker.unpack(parcel)
-            except BaseException as error:
-                self._unpacked(job, member, None, error)
-                return
-            if type(value) is Chunk:
-                self._unpacked(job, member, value, None)
-                return
+                if type(value) is Chunk:
+                    self._unpacked(job, member, value, None)
+                    return
+        except BaseException as error:  # the caller gets it, whatever it is, and the other replies are read
+            job.value, job.error = None, error
         roster.outcomes.settle(job)
 
     def _unpacked(self, job: Job, member: Member, value: Any, error: BaseException | None) -> None:

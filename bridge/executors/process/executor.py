@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import partial
 from itertools import count
 from threading import Event as ThreadEvent
 from time import perf_counter
@@ -14,24 +13,29 @@ from typing import Any, TypeVar
 from anyio import Event
 from loky import cpu_count
 
+from bridge.callables import NOT_INITIALIZED, as_kind, async_kind, shown
 from bridge.diagnostics.places import Site, submit_site
-from bridge.executors.amap import amap
+from bridge.executors.amap import Rules, Window
 from bridge.executors.base import Executor, tell_forgotten
 from bridge.executors.process import tree
-from bridge.executors.process.chunks import ChunkWindow, map_in_chunks
+from bridge.executors.process.chunks import CallWindow, ChunkWindow, map_in_chunks
 from bridge.executors.process.closing import close_within
 from bridge.executors.process.crew import Crew
 from bridge.executors.process.member import Member
-from bridge.executors.process.options import Options, seconds, whole_number
+from bridge.executors.process.options import Options, whole_number
+from bridge.executors.process.outcomes import pace_key
 from bridge.executors.process.stream import stream
 from bridge.executors.process.wire.context import resolve
 from bridge.executors.statistics import ExecutorStatistics, Quantiles, WorkerStatistics
 from bridge.loop.hosts import current_host
 from bridge.loop.patience import wait_patiently
 from bridge.threads.blocking import loop_runs_here
+from bridge.threads.green import require_threads
 from bridge.threads.host import CancelMode
 from bridge.threads.job import Job, name_of
+from bridge.threads.lending import checked_max_lent
 from bridge.threads.queue_watch import DEFAULT_QUEUE_LIMIT, checked_limit
+from bridge.threads.seconds import check_seconds
 
 T = TypeVar("T")
 
@@ -47,8 +51,13 @@ class ProcessExecutor(Executor):
     `grace` seconds its process gets SIGTERM, after as many again SIGKILL, descendants included; another worker is ready
     by then. `env` is added to the workers' environment. `context_vars` are the contextvars whose values travel with each
     call. `name` appears in process names and messages. A call that waits for a worker for longer than `queue_limit`
-    seconds is reported (BRG401), together with what keeps the workers busy; None: never. Calls of `map` and `amap` may
-    wait for as long as they like.
+    seconds is reported (BRG401), together with what keeps the workers busy, unless the queue is worked off as fast as
+    the workers can; None: never. Calls of `map` and `amap` may wait for as long as they like.
+
+    A function that waits in a portal call lends its place to another, for which a process is started if none is idle.
+    `max_lent` limits that: with `max_workers + max_lent` functions begun and not ended, running or waiting, only calls
+    begin that one of them has sent by its own portal call; the others wait (BRG405). So nesting goes on, however deep,
+    with at most `max_workers` functions more for each level. `max_lent` is `max_workers` by default.
 
     A worker that dies fails the call that it was running (WorkerDied) and no other. Functions, arguments and results are
     pickled (with cloudpickle: lambdas, closures and functions of `__main__` work); large buffers travel through shared
@@ -74,18 +83,26 @@ class ProcessExecutor(Executor):
         queue_limit: float | None = DEFAULT_QUEUE_LIMIT,
         env: Mapping[str, str] | None = None,
         context_vars: Iterable[ContextVar[Any]] = (),
+        max_lent: int | None = None,
     ):
         if sys.platform == "win32":
             raise NotImplementedError(
                 "ProcessExecutor needs descriptors that pass between processes, which Windows does not have: "
                 "write bridge.ForeignExecutor(loky.get_reusable_executor())"
             )
+        require_threads("bridge.ProcessExecutor", "thread", "socket")
         if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer must be a function, not {initializer!r}")
+            raise TypeError(f"initializer must be a function, not {shown(initializer)}")
+        kind = async_kind(initializer)
+        if kind is not None:
+            raise TypeError(f"{as_kind(initializer, kind)}: {NOT_INITIALIZED}")
         self.max_workers: int = (
             int(cpu_count()) if max_workers is None else whole_number("max_workers", max_workers, "processes")
         )
+        self.max_lent: int = checked_max_lent(max_lent, self.max_workers)
         self.name: str = name or f"ProcessExecutor-{next(_numbers)}"
+        check_seconds("idle_timeout", idle_timeout, "idle_timeout=60.0")
+        check_seconds("grace", grace, "grace=1.0")
         variables = tuple(context_vars)
         options = Options(
             max_workers=self.max_workers,
@@ -96,9 +113,10 @@ class ProcessExecutor(Executor):
             if max_tasks_per_child is None
             else whole_number("max_tasks_per_child", max_tasks_per_child, "calls"),
             memory_limit=None if memory_limit is None else whole_number("memory_limit", memory_limit, "bytes"),
-            idle_timeout=seconds("idle_timeout", idle_timeout),
-            grace=seconds("grace", grace),
+            idle_timeout=idle_timeout,
+            grace=grace,
             queue_limit=checked_limit(queue_limit),
+            max_lent=self.max_lent,
             env=dict(env or {}),
             context_vars=variables,
             context_specs=resolve(variables),
@@ -147,29 +165,34 @@ class ProcessExecutor(Executor):
         await self._crew.prestart(current_host(), wanted)
 
     def map(
-        self, fn: Callable[..., T], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
-    ) -> Iterator[T]:
-        """As `concurrent.futures.ProcessPoolExecutor.map`: `chunksize` calls travel together. Blocks the thread."""
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if chunksize == 1:
-            return super().map(fn, *iterables, timeout=timeout)
-        return map_in_chunks(self, fn, iterables, timeout, chunksize)
-
-    def amap(
         self,
         fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any] | AsyncIterable[Any],
-        ordered: bool = True,
-        in_flight: int | None = None,
-    ) -> AsyncGenerator[T, None]:
-        """As `Executor.amap`. Calls of a function that proves to be short travel in chunks.
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """As `concurrent.futures.ProcessPoolExecutor.map`: `chunksize` calls travel together. Blocks the thread.
 
-        At most `in_flight` calls are queued, running or not yet taken; by default it grows from twice `max_workers` for
-        functions that are short.
+        At most `buffersize` chunks are submitted ahead of the result that is asked for (Python 3.14; default: all).
         """
-        return amap(partial(ChunkWindow, self, fn, in_flight), iterables, ordered)
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        options: dict[str, Any] = {"timeout": timeout}
+        if buffersize is not None:
+            options["buffersize"] = buffersize
+        if chunksize == 1:
+            return super().map(fn, *iterables, **options)
+        return map_in_chunks(self, fn, iterables, chunksize, **options)
+
+    def _window(self, fn: Callable[..., Any], in_flight: int | None, rules: Rules) -> Window:
+        if rules.returns_errors or rules.timeout is not None:
+            return CallWindow(self, fn, in_flight, rules)
+        return ChunkWindow(self, fn, in_flight, rules)
+
+    def pace_of(self, fn: Callable[..., Any]) -> float | None:
+        """Seconds that a function is expected to take, if it has run here. From any thread."""
+        return self._crew.roster.outcomes.paces.get(pace_key(fn))
 
     def stream(
         self, gen_fn: Callable[..., Iterable[T]], /, *args: Any, in_flight: int = 16, **kwargs: Any
@@ -186,6 +209,8 @@ class ProcessExecutor(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As in `concurrent.futures`. Works in any thread, also on a loop that uses the executor."""
+        if sys.is_finalizing():  # the worker processes end with this one, and no thread could do anything about them
+            return
         crew = self._crew
         crew.close(cancel_futures)
         if wait:
@@ -203,9 +228,10 @@ class ProcessExecutor(Executor):
         with current_host().standing_still(crew, f"shutting down {self.name!r} and waiting for its processes"):
             return finished.wait(timeout)
 
-    def close_within(self, timeout: float) -> None:
-        """Shut down and wait for at most `timeout` seconds; what is still running then is reported and killed."""
-        close_within(self._crew, timeout)
+    def close_within(self, timeout: float, since: float | None = None) -> None:
+        """As `Executor.close_within`; what is still running then is killed."""
+        check_seconds("timeout", timeout, "close_within(10.0)")
+        close_within(self._crew, timeout, since)
 
     async def aclose(self) -> None:
         """Take no more work and wait, without blocking the loop, until all that was accepted has ended."""
@@ -229,7 +255,7 @@ class ProcessExecutor(Executor):
         return ExecutorStatistics(
             name=self.name,
             max_workers=self.max_workers,
-            queued=sum(not job.withdrawn for job in (*list(roster.queue), *self._crew.not_taken_in()))
+            queued=sum(not job.withdrawn for job in (*roster.queued, *self._crew.not_taken_in()))
             + sum(max(0, len(member.in_flight) - 1) for member in busy),
             running=len(busy),
             lent=sum(member.lent for member in busy),

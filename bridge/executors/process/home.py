@@ -13,11 +13,12 @@ from typing import Any
 
 from bridge.errors import LoopClosed
 from bridge.loop.asyncio_host import AsyncioHost
+from bridge.loop.event_loop import EventLoop
 from bridge.loop.loop_thread import LoopThread
 
 
 class Home:
-    """An asyncio loop that a crew lives on. Made, and used but for `leave`, on the loop's own thread."""
+    """An asyncio loop that a crew lives on. Used, but for `leave`, on the loop's own thread."""
 
     #: Is it there for the crew alone, so that none of its users can block it?
     own = False
@@ -27,13 +28,16 @@ class Home:
         self.loop: AbstractEventLoop = host.loop
         self._copies: dict[int, int] = {}
         self._when_it_ends = when_it_ends
+        #: Does it watch what the crew has to do with?
+        self.begun: bool = False
 
     def __repr__(self) -> str:
         return f"<Home on {self.host!r}>"
 
     def move_in(self) -> None:
-        """From now on notice the loop's end."""
+        """From now on notice the loop's end. On the loop's thread."""
         self.host.at_end(self._ended)
+        self.begun = True
 
     def _ended(self) -> None:
         self.host.when_closed.discard(self._ended)
@@ -90,15 +94,23 @@ class Home:
 
 
 class BackgroundHome(Home):
-    """A loop in a thread of its own, for users that have no asyncio loop, or more than one."""
+    """A loop in a thread of its own, for users that have no asyncio loop, or more than one. Its name is an executor's."""
 
     own = True
 
     def __init__(self, name: str, when_it_ends: Callable[[Home], object]):
-        self._thread = LoopThread(name)
+        self._thread = LoopThread(f"{name}-loop")
         host = self._thread.start()
         assert isinstance(host, AsyncioHost)
+        assert isinstance(host.loop, EventLoop)
+        host.loop.serves = name
         super().__init__(host, when_it_ends)
+
+    def __del__(self) -> None:
+        # Whoever made it was interrupted before the crew lived here.
+        thread = self.__dict__.get("_thread")
+        if thread is not None:
+            thread.abandon()
 
     def end(self) -> None:
         """Let the loop go; from any thread. It ends when it has done what it is at."""

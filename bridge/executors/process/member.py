@@ -13,15 +13,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from multiprocessing import active_children
 from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bridge.executors.process.launch import Lifelines
+from bridge.executors.process.launch import Lifelines, end_at_once, reap
 from bridge.executors.process.wire import alike, frames
 from bridge.executors.process.wire.blocks import BlockStore, Mappings
-from bridge.executors.process.wire.page import BEGUN, CANCEL, PHASE
+from bridge.executors.process.wire.page import BEGUN, CANCEL, PHASE, STEP
 from bridge.executors.process.wire.pickling import Packer, Unpacker
 from bridge.threads.job import Job
 
@@ -51,6 +50,10 @@ class StreamJob(Job):
         """A piece has come; after the death of its worker perhaps for the second time."""
         raise NotImplementedError
 
+    def drop_held(self) -> None:
+        """Pieces that have come and wait for others never will be handed on."""
+        raise NotImplementedError
+
 
 class Member:
     """A worker process and its channel."""
@@ -77,6 +80,7 @@ class Member:
         self.retiring: bool = False
         self.condemned: Job | None = None  # the job for which it is going to be killed
         self.verdict: Any = None  # the error that the job gets if the worker dies of us
+        self.stopped_by: str | None = None  # the signal that had stopped it when it was condemned
         self.most_memory: int = 0  # resident bytes, as far as somebody has looked
         self.alarms: list[Alarm] = []
         self.idle_since: float = 0.0
@@ -259,11 +263,16 @@ class Member:
         """How far it has come (`wire.page`)."""
         return int(self.lifelines.page.words[PHASE])
 
+    @property
+    def call_of_chunk(self) -> int | None:
+        """The call of a chunk in which it died, the first is 0; None if it ran none."""
+        number = int(self.lifelines.page.words[STEP])
+        return number - 1 if number else None
+
     def exit_code(self) -> int | None:
         """As `multiprocessing.Process.exitcode`; None if somebody else has taken it away."""
-        code: int | None = self.lifelines.process.exitcode
+        code = reap(self.lifelines.process)
         self.lifelines.process = None
-        active_children()  # has multiprocessing let go of the process, too, and of its descriptor
         return code
 
     def bury(self) -> tuple[list[Job], list[Job]]:
@@ -275,6 +284,18 @@ class Member:
         for alarm in self.alarms:
             alarm.cancel()
         return had_begun, had_not
+
+    def end_at_once(self) -> None:
+        """Kill and reap the process, and let go of the channel. Blocks until it has ended; idempotent."""
+        self.gone = self.retiring = True
+        end_at_once(self.lifelines)
+        self.close()
+
+    def after_fork_in_child(self) -> None:
+        """Let go of the copies of the channel's descriptors."""
+        self.store.renew_lock()
+        self.unpacker.mappings.renew_locks()
+        self.close()
 
     def close(self) -> None:
         """Let go of the channel. A worker that still lives dies of it."""

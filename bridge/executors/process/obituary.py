@@ -5,6 +5,7 @@ In: how it ended, and what it was doing. Out: WorkerDied and WorkerMemoryExceede
 
 from __future__ import annotations
 
+import errno
 import signal as signals
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from bridge.errors import WorkerDied, WorkerMemoryExceeded
-from bridge.threads.job import Job, last_name, name_of
+from bridge.threads.job import Job, name_of
 
 #: What a worker was doing, by phase; `{fn}` is the function.
 _PHASES = {
@@ -65,6 +66,17 @@ _KILLED = (
     "somebody sent SIGKILL (`kill -9`, a container runtime, a job scheduler at its memory or time limit); "
     "the kernel's out-of-memory killer {verdict}."
 )
+#: Why a process is stopped, and what to do instead, by signal.
+_STOPPED: dict[str, tuple[str, str]] = {
+    "SIGTTIN": (
+        "it has read from the terminal, which only the program in the foreground may",
+        "read in the main program, and hand over what was read, or give a command that it runs stdin=subprocess.DEVNULL",
+    ),
+    "SIGTTOU": (
+        "it has written to the terminal, or changed its settings, which only the program in the foreground may",
+        "do so in the main program, or redirect the output",
+    ),
+}
 _NOT_AGAIN = "bridge does not run it again by itself, because it might kill the next worker, too; the executor goes on."
 
 
@@ -95,6 +107,51 @@ def how_it_died(fn_name: str, pid: int, exitcode: int | None, executor_name: str
     return f"worker process {pid} of {executor_name!r} died {doing}{after}: {how}"
 
 
+def ended_at_close(fn_name: str, pid: int, exitcode: int | None, executor_name: str, ran_for: float) -> WorkerDied:
+    """The error for a call that was still running when its executor stopped waiting for it and ended its worker."""
+    return WorkerDied(
+        f"{fn_name} was ended by bridge after {seconds(ran_for)}, with its worker process {pid}: {executor_name!r} was "
+        f"told to close, and the function had not ended when the time for that was over. Raise shutdown_timeout=, or "
+        f"have the function call bridge.check_cancelled() so that it ends early.",
+        function=fn_name,
+        pid=pid,
+        exitcode=exitcode,
+        signal=signal_of(exitcode),
+    )
+
+
+def why_stopped(by: str) -> str:
+    """Why a worker process is stopped by a signal of that name, without a full stop."""
+    return (
+        _STOPPED[by][0]
+        if by in _STOPPED
+        else "`kill -STOP`, a debugger or a job scheduler does so, or the function itself"
+    )
+
+
+def instead_of_stopping(pid: int, by: str) -> str:
+    """What to do about a worker process that is stopped."""
+    return _STOPPED[by][1] if by in _STOPPED else f"kill -CONT {pid}"
+
+
+def ended_with_its_worker(fn_name: str, pid: int, stopped_by: str | None) -> str:
+    """What the error of a call says that was cancelled, or took too long, and so was ended."""
+    stopped = "" if stopped_by is None else f", which was stopped by {stopped_by}: {why_stopped(stopped_by)}"
+    return f"{fn_name} was ended with its worker process {pid}{stopped}"
+
+
+def ended_with_another(fn_name: str, pid: int, exitcode: int | None, executor_name: str) -> WorkerDied:
+    """The error for a call that had just begun in a worker process which was being ended for the call before it."""
+    return WorkerDied(
+        f"{fn_name} was ended by bridge, with its worker process {pid} of {executor_name!r}: the call before it was "
+        f"cancelled or took too much, and had ended by itself when the signal came. {_NOT_AGAIN}",
+        function=fn_name,
+        pid=pid,
+        exitcode=exitcode,
+        signal=signal_of(exitcode),
+    )
+
+
 def memory_exceeded(pid: int, fn_name: str, rss: int, limit: int, executor_name: str) -> WorkerMemoryExceeded:
     """The error for a call that was ended because of its memory. Bytes."""
     return WorkerMemoryExceeded(
@@ -108,14 +165,26 @@ def memory_exceeded(pid: int, fn_name: str, rss: int, limit: int, executor_name:
     )
 
 
+def how_setup_failed(
+    executor_name: str, pid: int, initializer: Callable[..., Any] | None, reason: BaseException, began: bool
+) -> str:
+    """What is certain, without a full stop. `began`: the initializer was called."""
+    what = "" if initializer is None else f"{name_of(initializer)} {'failed' if began else 'did not begin'}: "
+    return f"worker process {pid} of {executor_name!r} could not be set up: {what}{_reason(reason)}"
+
+
 def initializer_failed(
-    executor_name: str, pid: int, initializer: Callable[..., Any] | None, reason: BaseException
+    executor_name: str,
+    pid: int,
+    initializer: Callable[..., Any] | None,
+    reason: BaseException,
+    *,
+    began: bool = True,
 ) -> WorkerDied:
     """The error for calls that wait for workers which cannot be set up; `reason` is its cause."""
-    what = "could not be set up" if initializer is None else f"could not be set up: {name_of(initializer)} failed"
     error = WorkerDied(
-        f"worker process {pid} of {executor_name!r} {what}: {_reason(reason)}. No call can be made with it, and trying "
-        f"again would end the same way. Its own traceback is that of the cause.",
+        f"{how_setup_failed(executor_name, pid, initializer, reason, began)}. The calls that waited for a worker fail "
+        f"with it; the next call starts one anew. Its traceback is that of the cause.",
         function=None if initializer is None else name_of(initializer),
         pid=pid,
     )
@@ -124,16 +193,48 @@ def initializer_failed(
 
 
 def could_not_start(executor_name: str, reason: BaseException, job: Job) -> WorkerDied:
-    """The error for a call that waits for a worker which the operating system will not start."""
+    """The error for a call that waits for a worker process which could not be started."""
     fn = name_of(job.named)
     error = WorkerDied(
-        f"no worker process of {executor_name!r} could be started, so {fn} did not begin: {_reason(reason)}. Look for "
-        f"limits on processes, open files and memory (`ulimit -u -n`, the container's pids and memory limits), "
-        f"or ask for fewer max_workers; then call {last_name(job.named)} again.",
+        f"no worker process of {executor_name!r} could be started, so {fn} did not begin: {_reason(reason)}. "
+        f"{_cure(reason)}",
         function=fn,
     )
     error.__cause__ = reason
     return error
+
+
+#: What to do about an error of the system that kept a process from being started, by errno.
+_CURES: dict[int, str] = {
+    errno.EAGAIN: (
+        "It is a limit on processes and threads (`ulimit -u`, the container's pids limit): raise it, or ask for fewer "
+        "max_workers."
+    ),
+    errno.EMFILE: (
+        "This program has as many files and sockets open as it may (`ulimit -n`), and each worker process needs some: "
+        "close what is not needed, raise the limit, or ask for fewer max_workers."
+    ),
+    errno.ENFILE: "The whole system has as many files open as it may (the sysctl fs.file-max).",
+    errno.ENOMEM: (
+        "There is not enough memory, or a limit on it is reached (`ulimit -v`, the container's memory limit): ask for "
+        "fewer max_workers, or keep less in memory."
+    ),
+    errno.ENOSPC: "A file system is full; look at /dev/shm and at the folder of temporary files.",
+    errno.EACCES: "This program may not do that; look at the file's permissions, and at a sandbox's or SELinux's rules.",
+    errno.EPERM: "A sandbox or a security policy forbids it (seccomp, SELinux, a container's profile).",
+}
+
+
+def _cure(reason: BaseException) -> str:
+    """What to do about what kept a process from being started: whole sentences."""
+    number = getattr(reason, "errno", None)
+    if isinstance(reason, RuntimeError) and "start new thread" in str(reason):
+        number = errno.EAGAIN  # threading says no more
+    if isinstance(reason, FileNotFoundError):
+        missing = "The current folder" if reason.filename is None else repr(reason.filename)
+        return f"{missing} does not exist, or no longer."
+    cure = _CURES.get(number) if isinstance(number, int) else None
+    return cure or "It is not a limit of the system as far as is known: its traceback is that of the cause."
 
 
 # -- causes --------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ class Options:
     idle_timeout: float
     grace: float
     queue_limit: float
+    max_lent: int
     env: Mapping[str, str]
     context_vars: tuple[ContextVar[Any], ...]
     #: Where the workers find them.
@@ -54,13 +55,4 @@ def whole_number(name: str, value: object, unit: str) -> int:
         raise TypeError(f"{name} must be a whole number of {unit}, not {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be greater than 0, not {value}")
-    return value
-
-
-def seconds(name: str, value: object) -> float:
-    """`value`, if it is a number of seconds. Raises TypeError, ValueError."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name} is in seconds, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} is in seconds and cannot be {value!r}")
     return value

@@ -15,6 +15,7 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from bridge.callables import builtin_name, explained
 from bridge.errors import ExecutorClosed, LoopClosed
 from bridge.executors.process.member import Member
 from bridge.threads.future_job import FutureJob
@@ -31,8 +32,10 @@ REMEMBERED = 4096
 
 
 def pace_key(fn: Any) -> Any:
-    """What the time that a function takes is remembered by."""
-    return fn.__code__ if type(fn) is FunctionType else getattr(fn, "__qualname__", None)
+    """Return what the time that a function takes is remembered by; None for what only its own attributes could tell."""
+    if type(fn) is FunctionType:
+        return fn.__code__
+    return builtin_name(fn)
 
 
 def _prestarted() -> None:
@@ -73,7 +76,12 @@ class Outcomes:
 
     def settle(self, job: Job) -> None:
         """A job has its outcome: on its way to whoever waits for it."""
+        if job.error is not None:
+            job.error = explained(job.error, job.fn)
         job.args = job.kwargs = job.context = job.call = job.remote = None
+        if job.step is not None:
+            job.step.end()
+            job.step = None
         if job.error is None:
             self.completed += 1
             self._crew.todo.append(job)
@@ -103,7 +111,7 @@ class Outcomes:
                 return
             self._roster.take_back(member)
         if job.remote is self._crew:
-            self._roster.queue.remove(job)
+            self._roster.remove(job)
             self._end_as_cancelled(job)
         elif isinstance(member, Member):
             member.tell_cancelled(job)
@@ -119,15 +127,12 @@ class Outcomes:
 
     def drop_queued(self) -> None:
         """Withdraw everything that waits for a worker, and tell those who wait for it."""
-        jobs = list(self._roster.queue)
-        self._roster.queue.clear()
-        for job in jobs:
+        for job in self._roster.drop_queue():
             if job.remote is None and not job.claim():
                 continue
             self.cancelled += 1
-            begun, job.remote = job.remote is not None, None
-            job.args = job.kwargs = job.context = None
-            if isinstance(job, FutureJob) and not begun:
+            job.args = job.kwargs = job.context = job.remote = None
+            if isinstance(job, FutureJob):
                 self._crew.todo.append(job.cancel)
             else:
                 job.error = ExecutorClosed(f"{self._crew.name!r} was shut down before this function could begin")
@@ -143,9 +148,7 @@ class Outcomes:
 
     def fail_queued(self, error_for: Callable[[Job], BaseException]) -> None:
         """No worker can be had: everything that waits for one is told why."""
-        jobs = list(self._roster.queue)
-        self._roster.queue.clear()
-        for job in jobs:
+        for job in self._roster.drop_queue():
             if job.remote is not None or (not job.withdrawn and job.begin()):
                 self.fail(job, error_for(job))
         waiting, self._roster.awaited = self._roster.awaited, []

@@ -4,8 +4,10 @@
       └── nobody free, room left ──> hire ──> READY
 
 Rules: at most `max_workers` functions run at once. One that waits for the parent does not count, and has to get its place
-back before its answer. What turns out longer than it looked is noticed after `OVERDUE`, and what lies behind it is taken
-back. All of it belongs to the crew's home, under its turn.
+back before its answer. Once `max_workers + max_lent` have begun, running or waiting, the queue is sorted into `backlog`,
+and only what is nested deep enough is given away, or has a process started for it (`bridge.threads.lending`). What turns
+out longer than it looked is noticed after `OVERDUE`, and what lies behind it is taken back. All of it belongs to the
+crew's home, under its turn.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from bridge.executors.process.crew_watch import report_lent_out
 from bridge.executors.process.dispatcher import Dispatcher
 from bridge.executors.process.endings import Endings
 from bridge.executors.process.exchange import Exchange
@@ -24,6 +27,7 @@ from bridge.executors.process.member import Member
 from bridge.executors.process.outcomes import Outcomes
 from bridge.executors.process.wire import frames
 from bridge.threads.job import Job
+from bridge.threads.lending import Backlog, Bound
 from bridge.threads.queue_watch import call
 
 if TYPE_CHECKING:
@@ -43,7 +47,10 @@ class Roster:
         self.queue: deque[Job] = deque()
         self.members: set[Member] = set()
         self.idle: list[Member] = []
+        #: What is queued, sorted, while too many functions have begun; what comes then is in `queue` for a moment only.
+        self.backlog: Backlog = Backlog("process")
         self.running: int = 0  # workers with a job that does not wait for the parent
+        self.lent: int = 0  # workers with a job that does
         self.starting: int = 0
         self.spare: bool = False  # keep one worker more than there is work for
         self.wanted: int = 0  # workers that were asked for before there is work
@@ -52,6 +59,8 @@ class Roster:
         self.endings: Endings = Endings(self)
         self.exchange: Exchange = Exchange(self)
         self._max = crew.options.max_workers
+        self.bound: Bound = Bound(self._max, crew.options.max_lent, self._max)
+        self._announced = False  # that it was reached
         self.dispatcher: Dispatcher = Dispatcher(self)
         self._limits_memory = crew.options.memory_limit is not None
         self._to_flush: set[Member] = set()
@@ -62,18 +71,48 @@ class Roster:
     @property
     def at_rest(self) -> bool:
         """Is there nothing to do, and nothing under way?"""
-        return not self.queue and not self.crew.asides and not any(member.busy for member in self.members)
+        return not self.has_queued and not self.crew.asides and not any(member.busy for member in self.members)
+
+    @property
+    def has_queued(self) -> bool:
+        """Does anything wait for a worker?"""
+        return bool(self.queue or self.backlog.lines)
+
+    @property
+    def queued(self) -> list[Job]:
+        """What waits for a worker; from any thread."""
+        return [*self.backlog, *list(self.queue)]
+
+    def drop_queue(self) -> list[Job]:
+        """Everything that waits for a worker, which it does no longer."""
+        jobs = self.queued
+        self.backlog.lines.clear()
+        self.queue.clear()
+        return jobs
 
     # -- giving work ---------------------------------------------------------------------------------------------------
 
     def dispatch(self) -> None:
         """Give away as much of the queue as there are workers for, and call for more workers if that helps."""
-        if self.queue:
+        if self.queue or self.backlog.lines:
             self.dispatcher.dispatch()
-            if self.queue and self.crew.resting:
-                call(self.crew.resting)
-        if self.queue or self.wanted or self.spare:
+            if self.queue or self.backlog.lines:
+                if self.crew.resting:
+                    call(self.crew.resting)
+                self._hire()
+                return
+        if self.wanted or self.spare:
             self._hire()
+
+    def line(self) -> deque[Job] | None:
+        """At the bound, or while what came to it is not worked off: where the next job is that may begin, if anywhere."""
+        self.backlog.take_over(self.queue)
+        line = self.backlog.next_line(self.bound.depth(self.running + self.lent))
+        if line is None and self.backlog.lines and self.running < self._max and not self._announced:
+            self._announced = True
+            crew, job = self.crew, next(iter(self.backlog))
+            crew.todo.append(partial(report_lent_out, crew, self.running + self.lent, job))
+        return line
 
     def given(self, member: Member) -> None:
         """Something was put into its pipe to be done."""
@@ -118,6 +157,7 @@ class Roster:
             return
         member.lent = True
         self.running -= 1
+        self.lent += 1
         self.take_back(member)
         self._next_returner()
 
@@ -126,8 +166,7 @@ class Roster:
         if not member.lent:
             then()
         elif self.running < self._max:
-            self.running += 1
-            member.lent = False
+            self.goes_on(member)
             then()
         else:
             self._returners.append((member, then))
@@ -136,25 +175,42 @@ class Roster:
         while self._returners and self.running < self._max:
             member, then = self._returners.popleft()
             if member in self.members and member.lent:
-                self.running += 1
-                member.lent = False
+                self.goes_on(member)
                 then()
+
+    def goes_on(self, member: Member) -> None:
+        """Its job waits no longer."""
+        member.lent = False
+        self.running += 1
+        self.lent -= 1
 
     def leave(self, member: Member) -> None:
         """A worker has ended: it holds no place any more."""
         self.members.discard(member)
         if member in self.idle:
             self.idle.remove(member)
-        if member.placed and not member.lent:
+        if member.lent:
+            self.lent -= 1
+        elif member.placed:
             self.running -= 1
         self.dispatcher.forget(member)
         self._next_returner()
 
     def put_back(self, jobs: list[Job]) -> None:
         """Jobs that were given away and have not begun: to the front of the queue, in their order."""
-        for job in reversed(jobs):
-            job.remote = self.crew
-            self.queue.appendleft(job)
+        for job in jobs:
+            job.remote, job.started_at = self.crew, 0.0
+        if self.backlog.lines:
+            self.backlog.put_back(jobs)
+        else:
+            self.queue.extendleft(reversed(jobs))
+
+    def remove(self, job: Job) -> None:
+        """Take out of the queue what was put back."""
+        if job in self.queue:
+            self.queue.remove(job)
+        else:
+            self.backlog.remove(job)
 
     def take_back(self, member: Member) -> None:
         """Get back what has not begun there; nothing is put behind anything there until it has answered."""
@@ -209,7 +265,7 @@ class Roster:
 
     def _hire(self) -> None:
         crew = self.crew
-        needed = min(len(self.queue), self._max - self.running)
+        needed = min(self._startable(), self._max - self.running)
         if not crew.closing:
             needed = max(needed, self.wanted - self.running - len(self.idle))
             if self.spare and not self.idle and self.running:
@@ -218,6 +274,15 @@ class Roster:
             self.starting += 1
             number = next(crew.numbers)
             crew.aside(self.endings.launched, launch, f"{crew.name}-{number}", crew.options.environment())
+
+    def _startable(self) -> int:
+        """The queued jobs that may begin as soon as there are workers for them."""
+        begun = self.running + self.lent
+        room = self.bound.limit - begun
+        if not self.backlog.lines and (len(self.queue) <= room or self._max - self.running <= room):
+            return min(len(self.queue), room)
+        self.backlog.take_over(self.queue)
+        return min(self.backlog.count(self.bound.depth(begun)), self.bound.room(begun))
 
     def prestart(self, count: int, ready: Callable[[BaseException | None], object]) -> None:
         """Have `count` workers and a spare, whether there is work for them or not; `ready` is told when, or why not."""
@@ -235,7 +300,7 @@ class Roster:
         """A worker is ready."""
         member.ready = True
         self.starting -= 1
-        if self.crew.closing and not self.queue:
+        if self.crew.closing and not self.has_queued:
             self.endings.retire(member)
             return
         self.running += 1

@@ -21,9 +21,10 @@ from bridge.executors.mailbox import Mailbox
 from bridge.executors.process.crew import Crew
 from bridge.executors.process.member import Member, StreamJob
 from bridge.executors.process.wire import frames
-from bridge.executors.stream import raise_late_error, wait_for_end
+from bridge.executors.stream import raise_late_error, wait_for_end, with_its_name
 from bridge.loop.hosts import current_host
 from bridge.threads.host import Host
+from bridge.threads.trail import Consumer
 
 _END = object()
 
@@ -53,6 +54,9 @@ class _StreamJob(StreamJob):
         self._number = self._credit = self._seq = 0
         self._over = False
         self.site: Site | None = submit_site()
+
+    def take_awaitable_outcome(self) -> tuple[Any, BaseException | None]:
+        return with_its_name(self.fn, *super().take_awaitable_outcome())
 
     # -- on the crew's home --------------------------------------------------------------------------------------------
 
@@ -98,6 +102,9 @@ class _StreamJob(StreamJob):
         self._member.send(frames.CREDIT, self._seq, frames.COUNT.pack(count))
         self._member.crew.roster.to_flush(self._member)
 
+    def drop_held(self) -> None:
+        self._held.clear()
+
     def deliver(self) -> None:
         self._over = True
         if not self._held:
@@ -116,28 +123,29 @@ async def stream(
     host = current_host()
     job = _StreamJob(gen_fn, args, kwargs, host, in_flight)
     mailbox = job.mailbox
-    crew.submit_job(job)
-    taken = 0
-    try:
-        while True:
-            while not mailbox.arrived:
-                await mailbox.wait()
-            item = mailbox.arrived.popleft()
-            if item is _END:
-                job.unwrap()
-                return
-            taken += 1
-            if taken * 2 >= in_flight:
-                crew.post(partial(job.grant, taken))
-                taken = 0
-            if item.error is not None:
-                raise item.error
-            value = item.value
-            del item
-            yield value
-            del value
-    finally:
-        if not job.ended and not crew.withdraw(job):
-            job.request_cancel(host.raise_cancelled, kill=True)
-            await wait_for_end(job)
-            raise_late_error(job)
+    with Consumer(job, "process"):
+        crew.submit_job(job)
+        taken = 0
+        try:
+            while True:
+                while not mailbox.arrived:
+                    await mailbox.wait()
+                item = mailbox.arrived.popleft()
+                if item is _END:
+                    job.unwrap()
+                    return
+                taken += 1
+                if taken * 2 >= in_flight:
+                    crew.post(partial(job.grant, taken))
+                    taken = 0
+                if item.error is not None:
+                    raise item.error
+                value = item.value
+                del item
+                yield value
+                del value
+        finally:
+            if not job.ended and not crew.withdraw(job):
+                job.request_cancel(host.raise_cancelled, kill=True)
+                await wait_for_end(job)
+                raise_late_error(job)

@@ -31,6 +31,41 @@ def end(pid: int, sig: int) -> None:
     _signal(worker, descendants, sig)
 
 
+def stopping_signal(pid: int) -> str | None:
+    """The name of the signal by which a child process is stopped, "a signal" if it is not known which; None if it runs.
+
+    It is only looked at: who waits for that child will find it as it was.
+    """
+    try:
+        seen = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, OSError):  # macOS has no waitid; it is no child any more
+        seen = None
+    if seen is not None:
+        try:
+            return signal.Signals(seen.si_status).name
+        except ValueError:
+            return f"signal {seen.si_status}"
+    return "a signal" if _is_stopped(pid) else None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Also where something else has collected the news. Microseconds, where there is /proc."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[:1] == [b"T"]
+    except OSError:
+        return not os.path.exists("/proc/self/stat") and _is_stopped_elsewhere(pid)
+
+
+def _is_stopped_elsewhere(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
 def rss(pid: int) -> int:
     """Resident memory in bytes, shared blocks that are mapped included; 0 if there is no such process. Microseconds."""
     try:

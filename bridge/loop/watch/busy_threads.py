@@ -17,7 +17,7 @@ from typing import NamedTuple
 from bridge.diagnostics.advice import in_a_process
 from bridge.diagnostics.clocks import Scheduler
 from bridge.diagnostics.events import Event, emit
-from bridge.diagnostics.places import where
+from bridge.diagnostics.places import is_bridges, where
 from bridge.diagnostics.punctuality import Tick
 from bridge.diagnostics.stacks import Stack, capture, current_frames
 from bridge.loop.watch.readings import Reading, between
@@ -148,6 +148,11 @@ class BusyThreads:
         emit(cpu_bound(culprits, seconds, capture(current_frames().get(ident))))
 
 
+def _is_own(fn: object) -> bool:
+    """Is this a function of bridge itself, which the program has not sent?"""
+    return is_bridges(getattr(getattr(fn, "__code__", None), "co_filename", ""))
+
+
 def _suspects(idents: Iterable[int], reading: Reading) -> list[Suspect]:
     """Those of the threads that are workers, and run a function."""
     workers = {worker.thread.ident: worker for pool in list(pools) for worker in list(pool.workers)}
@@ -155,7 +160,7 @@ def _suspects(idents: Iterable[int], reading: Reading) -> list[Suspect]:
     for ident in idents:
         worker = workers.get(ident)
         job = None if worker is None else worker.job
-        if worker is None or job is None or job.internal:
+        if worker is None or job is None or job.internal or _is_own(job.named):
             continue
         scheduler = Scheduler(worker.thread.native_id)
         schedule = scheduler.schedule()

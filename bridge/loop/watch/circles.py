@@ -14,6 +14,7 @@ from contextlib import suppress
 from threading import Thread
 from weakref import WeakValueDictionary
 
+from bridge.diagnostics.delivery import log_elsewhere
 from bridge.diagnostics.stacks import frames_of_others
 from bridge.diagnostics.switch import wanted
 from bridge.threads.deadlock import Deadlock
@@ -54,8 +55,8 @@ class CircleWatch:
 def _circle_of(ident: int) -> Deadlock | None:
     try:
         return find_deadlock(ident, frames_of_others())
-    except Exception:  # most likely what was read has changed meanwhile, so that somebody goes on
-        logger.debug("waits could not be followed", exc_info=True)
+    except Exception as error:  # most likely what was read has changed meanwhile, so that somebody goes on
+        log_elsewhere(logger.name, logging.DEBUG, "waits could not be followed", error)
         return None
 
 

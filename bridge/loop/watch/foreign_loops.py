@@ -24,6 +24,7 @@ from bridge.loop.watch.thresholds import adopt_threshold, set_threshold
 from bridge.loop.watch.views import AsyncioView, OpaqueView, TrioView, View
 from bridge.loop.watch.watching import Watch
 from bridge.threads.host import Host
+from bridge.threads.seconds import check_seconds
 
 
 class _Blocks:
@@ -50,10 +51,8 @@ class watch(AbstractAsyncContextManager["watch"]):  # noqa: N801 - reads as a fu
     """
 
     def __init__(self, *, threshold: float | None = None):
-        if threshold is not None and (not isinstance(threshold, (int, float)) or isinstance(threshold, bool)):
-            raise TypeError(f"threshold is in seconds, not {threshold!r}: write bridge.watch(threshold=0.1)")
-        if threshold is not None and not threshold > 0:
-            raise ValueError(f"threshold must be positive, in seconds, and not {threshold!r}")
+        if threshold is not None:
+            check_seconds("threshold", threshold, "bridge.watch(threshold=0.1)", positive=True)
         self._threshold = threshold
         self._end: Callable[[], None] | None = None
 
@@ -81,7 +80,7 @@ def watch_here(threshold: float | None = None) -> Callable[[], None]:
     blocks = _watched.get(host)
     if blocks is None or not blocks.watch.serves():  # else of another thread, or of the process that has forked this one
         told = _told_of(loop)
-        blocks = _watched[host] = _Blocks(Watch(view_of(loop, threshold)), told)
+        blocks = _watched[host] = _Blocks(Watch(view_of(loop, threshold, host)), told)
         blocks.watch.resume()
     else:
         told = blocks.told() or ExitStack()
@@ -118,10 +117,10 @@ def _told_of(loop: Any) -> ExitStack:
     return told
 
 
-def view_of(loop: Any, threshold: float | None = None) -> View:
+def view_of(loop: Any, threshold: float | None = None, host: Host | None = None) -> View:
     """How a loop of this kind is looked at. Called in the thread that runs it."""
     if not isinstance(loop, asyncio.AbstractEventLoop):
-        return TrioView(threshold or first_threshold())
+        return TrioView(threshold or first_threshold(), host)
     if isinstance(loop, BaseEventLoop) and type(loop)._run_once is BaseEventLoop._run_once:  # type: ignore[attr-defined]
         return AsyncioView(loop, wakes=isinstance(loop, EventLoop) and loop.calls_the_watchdog)
     return OpaqueView(loop)

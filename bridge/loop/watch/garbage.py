@@ -30,7 +30,7 @@ class Collections:
         self.stacks: dict[int, Stack] = {}
         #: By a thread's ident: seconds, and when the collection began that is going on.
         self._spent: dict[int, tuple[float, float | None]] = {}
-        self._users = 0
+        self._users: set[object] = set()
         self._lock = threading.RLock()  # finalizers stop it
 
     def spent(self, ident: int) -> float:
@@ -38,25 +38,25 @@ class Collections:
         seconds, began = self._spent.get(ident, (0.0, None))
         return seconds if began is None else seconds + time.monotonic() - began
 
-    def start(self) -> None:
+    def start(self, user: object) -> None:
         """Count from now on."""
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            self._users.add(user)
+            if self._on_collection not in gc.callbacks:
                 gc.callbacks.append(self._on_collection)
 
-    def stop(self) -> None:
-        """One user less; without any, nothing is counted."""
+    def stop(self, user: object) -> None:
+        """One user less; without any, nothing is counted. Harmless to repeat."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
+            self._users.discard(user)
+            if not self._users and self._on_collection in gc.callbacks:
                 gc.callbacks.remove(self._on_collection)
                 self._spent, self.stacks = {}, {}
 
     def after_fork_in_child(self) -> None:
         self._lock = threading.RLock()
-        if self._users:
-            self._users = 0
+        self._users = set()
+        if self._on_collection in gc.callbacks:
             gc.callbacks.remove(self._on_collection)
         self._spent, self.stacks = {}, {}
 

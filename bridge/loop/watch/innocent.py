@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from bridge.diagnostics.delivery import Delivery
 from bridge.loop.watch.causes import Cause
 
 #: Seconds after a loop's start in which imports may take their time.
@@ -17,10 +18,14 @@ _TRACED = 10
 _DEBUGGING = {"bdb", "pydevd", "debugpy"}
 _DEBUGGERS = ("bdb.py", "pdb.py", "pydevd.py", "pudb", "debugpy", "ipdb")
 _DEEPEST = 5000
+#: Where a loop waits, for a moment, until what was reported is logged. Of a handler that takes too long, BRG303 tells.
+_WAITING = Delivery.wait.__code__
 
 
 def uncounted(frame: FrameType, base: FrameType, since_start: float) -> bool:
     """Is the time that passes in `frame`, up to the loop's `base`, nobody's? What follows in the same callback counts."""
+    if frame.f_code is _WAITING:
+        return True
     starting = since_start < STARTING
     if not starting and sys.modules.keys().isdisjoint(_DEBUGGING):
         return False

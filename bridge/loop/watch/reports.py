@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
-from bridge.diagnostics.advice import offloaded
+from bridge.callables import name_of, qualname_of, written
+from bridge.diagnostics.advice import offloaded, offloaded_callback
 from bridge.diagnostics.events import AttributeValue, Event
-from bridge.diagnostics.places import PLUMBING, Place, place_of
-from bridge.diagnostics.stacks import Stack, capture
+from bridge.diagnostics.places import PLUMBING, Place, Site, place_of
+from bridge.diagnostics.stacks import Stack, can_await, capture
+from bridge.loop.forgotten import scheduled_at
 from bridge.loop.watch.causes import Cause
+from bridge.loop.watch.finalizers import finalizer_in
 from bridge.loop.watch.views import Glance
-from bridge.threads.job import name_of
 
 
 def milliseconds(seconds: float) -> str:
@@ -21,20 +23,42 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 10 else f"{seconds:.1f} s"
 
 
-def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | None, other: FrameType | None) -> Event:
+def blocked(
+    glance: Glance,
+    elapsed: float,
+    cause: Cause,
+    collected: Stack | None,
+    other: FrameType | None,
+    served: str | None = None,
+) -> Event:
     """BRG101: one callback keeps the loop for `elapsed` seconds now. `collected`: where the collector was at work,
-    `other`: what the thread executes that holds the GIL."""
+    `other`: what the thread executes that holds the GIL, `served`: the executor, if it is bridge's own loop for that."""
     stack = capture(glance.frame, glance.base)
     if cause is Cause.GARBAGE and collected is not None:
         stack = collected
     place = stack.place if other is None else capture(other).place
-    where = _at(place)
+    where = f" at {_at(place)}"
     by = "" if other is None else " by another thread, which holds the GIL"
+    finalizer = None if other is not None else finalizer_in(stack)
+    if finalizer is not None:
+        by = f" by {finalizer}"
+        if place != place_of(finalizer.site):
+            by += f" ({place_of(finalizer.site)})"
+    advice = _advice(stack, cause, _library(glance), glance.frame) if finalizer is None else finalizer.advice
+    if other is None and finalizer is None and cause is not Cause.GARBAGE and stack.shows_only_plumbing:
+        # No line of the program has called it, and those of bridge and asyncio are not to be changed.
+        place, where = None, ""
+        by = f" by {what_runs(glance, stack)}, which the loop calls itself"
+        advice = _advice_for(glance, cause)
+    loop = "the loop"
+    if served is not None:
+        loop = f"the loop that serves {served!r}"
+        advice = "a queue.SimpleQueue, or another thread, for what takes long: all calls of the executor wait for it"
     return Event(
         code="BRG101",
-        headline=f"the loop has been blocked for {milliseconds(elapsed)}{by} at {where}",
+        headline=f"{loop} has been blocked for {milliseconds(elapsed)}{by}{where}",
         details=(f"cause: {cause.value}", *_task(glance, stack), "stack, innermost first:", *stack.indented()),
-        advice=_advice(stack, cause, _library(glance)),
+        advice=advice,
         place=place,
         attributes={"bridge.duration": elapsed, "bridge.cause": cause.name.lower(), **_attributes(glance)},
     )
@@ -42,9 +66,10 @@ def blocked(glance: Glance, elapsed: float, cause: Cause, collected: Stack | Non
 
 def recovered(place: Place | None, elapsed: float, attributes: dict[str, AttributeValue]) -> Event:
     """BRG102: the same callback has ended after `elapsed` seconds."""
+    at = "" if place is None else f" at {place.with_source}"
     return Event(
         code="BRG102",
-        headline=f"the loop goes on: it was blocked for {milliseconds(elapsed)} at {_at(place)}",
+        headline=f"the loop goes on: it was blocked for {milliseconds(elapsed)}{at}",
         place=place,
         attributes={**attributes, "bridge.duration": elapsed},
     )
@@ -82,9 +107,14 @@ def what_runs(glance: Glance, stack: Stack) -> str:
     coro = _coroutine(glance.task)
     if coro is not None:
         outermost = stack.outermost_coroutine
-        return outermost[0].co_qualname if outermost else getattr(coro, "__qualname__", type(coro).__name__)
-    callback = getattr(glance.callback, "_callback", None)
+        return outermost[0].co_qualname if outermost else qualname_of(coro)
+    callback = _callback_of(glance)
     return name_of(callback) if callback is not None else "a callback"
+
+
+def _callback_of(glance: Glance) -> Any:
+    """The function that the loop has called; None if it is not known."""
+    return getattr(glance.callback, "_callback", None) or getattr(glance.callback, "named", None)  # bridge's items
 
 
 def _at(place: Place | None) -> str:
@@ -95,18 +125,45 @@ def _library(glance: Glance) -> str:
     return "asyncio" if glance.task is None or isinstance(glance.task, asyncio.Task) else "trio"
 
 
-def _advice(stack: Stack, cause: Cause, library: str = "asyncio") -> str:
+def _advice(stack: Stack, cause: Cause, library: str = "asyncio", frame: FrameType | None = None) -> str:
     if cause is Cause.GARBAGE:
         return "gc.freeze() when the program has started, or keep fewer objects that refer to one another"
     to = "process" if cause.burns_cpu else "thread"
     site = stack.awaiting or stack.blamed
     own_code = cause is Cause.PYTHON and stack.sites[:1] == (site,)  # whatever it calls just now is short
     if site is not None and not own_code:
-        line = offloaded(site, "process" if cause.burns_cpu else "thread", library)
+        line = offloaded(site, "process" if cause.burns_cpu else "thread", library, _frame_of(site, frame))
         if line is not None:
-            return line
-    function = place_of(site).function.rpartition(".")[2] if site is not None else "function"
-    return f"move what blocks out of {function} into a function, and await bridge.to_{to}(that_function, ...)"
+            return f"{line}{_where_to_await(site)}"
+    function = "function" if site is None else _function(site)
+    line = f"move what blocks out of {function} into a function, and await bridge.to_{to}(that_function, ...)"
+    return line if site is None else f"{line}{_where_to_await(site)}"
+
+
+def _advice_for(glance: Glance, cause: Cause) -> str:
+    """What to write where the loop itself calls a function that blocks."""
+    to: Literal["thread", "process"] = "process" if cause.burns_cpu else "thread"
+    scheduled = scheduled_at(glance.callback)  # in debug mode
+    line = None if scheduled is None else offloaded_callback(scheduled, to)
+    if line is None:
+        callback = _callback_of(glance)
+        line = f"await bridge.to_{to}({written(callback) if callback is not None else 'that_function'}, ...)"
+    return f"{line} in a coroutine, and have the loop run that"
+
+
+def _where_to_await(site: Site) -> str:
+    return "" if can_await(site) else f", in an async function, which {_function(site)} is not"
+
+
+def _function(site: Site) -> str:
+    return site[0].co_name
+
+
+def _frame_of(site: Site, frame: FrameType | None) -> FrameType | None:
+    """The frame of the stack from `frame` outwards that executes `site`."""
+    while frame is not None and frame.f_code is not site[0]:
+        frame = frame.f_back
+    return frame
 
 
 def _coroutine(task: Any) -> Any:

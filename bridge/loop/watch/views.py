@@ -11,10 +11,12 @@ import sys
 import weakref
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NamedTuple, Protocol
 
 from bridge.diagnostics.switch import USUAL_THRESHOLD
+from bridge.threads.host import Host
+from bridge.threads.loaded import from_loaded
 
 _RUN_ONCE = BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 #: Frames that are looked through for the loop's own.
@@ -53,6 +55,10 @@ class View(Protocol):
 
     def debug(self) -> bool: ...
 
+    def is_over(self) -> bool:
+        """Is the loop closed, or its run at its end?"""
+        return False
+
     def asleep(self) -> bool:
         """Is it certain, without a look at frames, that the loop sleeps?"""
         return False
@@ -61,6 +67,10 @@ class View(Protocol):
     def wakes(self) -> bool:
         """Does the loop call when it has slept, so that nobody needs to look at it meanwhile?"""
         return False
+
+    def serves(self) -> str | None:
+        """For a loop that is bridge's own business: what it was started for. None for a loop of the program."""
+        return None
 
     def call_at_waking(self, call: Callable[[], None]) -> None:
         """Have a loop that `wakes` call, once, when it has slept."""
@@ -97,6 +107,9 @@ class AsyncioView(View):
         if loop is not None:
             loop._selector.at_waking = call
 
+    def is_over(self) -> bool:
+        return _is_over(self._weakly())
+
     def asleep(self) -> bool:
         return bool(getattr(self._weakly(), "_nap", 0))
 
@@ -106,6 +119,10 @@ class AsyncioView(View):
     def debug(self) -> bool:
         loop = self._weakly()
         return loop is not None and bool(loop.get_debug())
+
+    def serves(self) -> str | None:
+        served: str | None = getattr(self._weakly(), "serves", None)
+        return served
 
     def glance(self, frame: FrameType) -> Glance | None:
         loop = self._weakly()
@@ -143,6 +160,12 @@ class OpaqueView(View):
         self._turn = 0
         self._asked = True
         loop.call_soon(self._answer)
+
+    def is_over(self) -> bool:
+        if not _is_over(self._weakly()):
+            return False
+        self._base = None  # whose variables may hold the loop
+        return True
 
     def run_by(self, frame: FrameType | None) -> None:
         """This frame is about to run the loop; None: it has done so."""
@@ -187,6 +210,10 @@ class OpaqueView(View):
         self._asked = False
 
 
+def _is_over(loop: Any) -> bool:
+    return loop is None or bool(loop.is_closed())
+
+
 def _caller_of(task: asyncio.Task[Any] | None) -> FrameType | None:
     """The frame that has called a task's coroutine, in a step of that task."""
     own = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
@@ -195,11 +222,20 @@ def _caller_of(task: asyncio.Task[Any] | None) -> FrameType | None:
 
 
 class TrioView(View):
-    """A trio run: the variables of its scheduler's generator say which batch of tasks is run, and which of them."""
+    """A trio run: the variables of its scheduler's generator say which batch of tasks is run, and which of them.
 
-    def __init__(self, threshold: float):
-        self._scheduler = sys.modules["trio._core._run"].unrolled_run.__code__
+    `host` is what knows when the run has ended, if there is one.
+    """
+
+    def __init__(self, threshold: float, host: Host | None = None):
+        self._weakly: Callable[[], Host | None] | None = None if host is None else weakref.ref(host)
+        unrolled_run = from_loaded("trio._core._run", "unrolled_run")  # where there is none, nothing is ever seen
+        self._scheduler: CodeType | None = getattr(unrolled_run, "__code__", None)
         self._threshold = threshold
+
+    def is_over(self) -> bool:
+        host = None if self._weakly is None else self._weakly()
+        return self._weakly is not None and (host is None or host.closed is not None)
 
     def threshold(self) -> float:
         return self._threshold

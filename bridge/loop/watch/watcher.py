@@ -7,7 +7,11 @@
 
 Owner of all of it is the watchdog's thread, while the loop runs; the loop is asked nothing. When it stops, its thread
 ends what has been seen (`pause`), so that nothing is reported later than that; `_lock` lets it wait for a look that has
-begun, but not for ever: a handler of log records that waits for the loop would otherwise wait for itself.
+begun, but not for long: the watchdog may have been kept from running. No look waits for listeners or log handlers.
+What watches a loop that is over closes itself at the next look: an interruption may have kept others from it.
+
+A loop that bridge has started for its own purposes (`View.serves`) is nothing that a program knows of. Reported of it is
+only what the program can change: its own code, such as a callback of a future, that blocks the loop.
 """
 
 from __future__ import annotations
@@ -19,17 +23,19 @@ from types import FrameType
 from bridge.diagnostics.events import emit
 from bridge.diagnostics.places import Place
 from bridge.diagnostics.punctuality import Tick
-from bridge.diagnostics.stacks import capture, current_frames
+from bridge.diagnostics.stacks import Stack, capture, current_frames
 from bridge.diagnostics.watchdog import watchdog
 from bridge.loop.watch import innocent, reports
 from bridge.loop.watch.busy_threads import BusyThreads
 from bridge.loop.watch.causes import Cause, Lateness, cause_of, ran_for, to_blame
 from bridge.loop.watch.circles import CircleWatch
 from bridge.loop.watch.crowd import CrowdWatch
+from bridge.loop.watch.finalizers import finalizer_in
 from bridge.loop.watch.garbage import CALLBACK, collections
 from bridge.loop.watch.gil_holder import GilHolder
 from bridge.loop.watch.readings import LoopClocks, Reading, between, held_up
 from bridge.loop.watch.views import Glance, View
+from bridge.threads.locks import wait_until_free
 
 #: Looks in a row at a sleeping loop after which there is nothing to see.
 _RESTING = 3
@@ -56,6 +62,7 @@ class Episode:
         self.mark = 0  # reported for threshold * 2**(mark-1)
         self.logged = False
         self.place: Place | None = None
+        self.finalizer: Stack | None = None  # one that was seen to run
         self.circles: CircleWatch = CircleWatch()
 
 
@@ -86,7 +93,7 @@ class LoopWatcher:
         self._busy = BusyThreads()
         self._crowd = CrowdWatch(clocks)
         self._holder = GilHolder()
-        self._closed = False
+        self.closed: bool = False
         self._lock = Lock()
 
     # -- in the watchdog's thread --------------------------------------------------------------------------------------
@@ -94,12 +101,17 @@ class LoopWatcher:
     def look(self, tick: Tick) -> float | None:
         """As `Watcher.look`."""
         with self._lock:
-            wait = None if self._closed else self._look(tick)
-            if self._closed:  # perhaps meanwhile
+            wait = None if self.closed else self._look(tick)
+            if self.closed:  # perhaps during this look, and perhaps not completely, because of an interruption
+                self.close()
                 self._let_go()
         return None if wait is None else min(wait, _SELDOM)
 
     def _look(self, tick: Tick) -> float | None:
+        if self._view.is_over():
+            self._seen = self._episode = None  # whose frames may hold the loop
+            self.close()
+            return None
         if not self.running and self._at_rest >= _RESTING:
             return None
         threshold = self._threshold()
@@ -141,13 +153,13 @@ class LoopWatcher:
         """Read the clocks; the seconds for which another thread has held the loop up since they were read last."""
         before, self._reading = self._reading, self._clocks.read(tick.now)
         window = between(before, self._reading)
-        if self.running:
+        if self.running and self._view.serves() is None:
             self._busy.look(tick, before, self._reading)
         else:
             self._busy.forget()
         was_parked, self._parked = self._parked, False
         held_up_for = held_up(window, None if was_parked else tick.kept_out)
-        if held_up_for >= threshold and self.running:
+        if held_up_for >= threshold and self.running and self._view.serves() is None:
             emit(reports.held_up(held_up_for, self._holder.stack(window, held_up_for)), every_time=self._view.debug())
         return held_up_for
 
@@ -169,20 +181,22 @@ class LoopWatcher:
     def pause(self) -> None:
         """The loop has stopped: what was seen until now has ended."""
         self.running = False
-        if (self._seen is not None or self._lock.locked()) and self._lock.acquire(timeout=_PATIENCE):
-            try:
+        if (self._seen is not None or self._lock.locked()) and wait_until_free(self._lock, _PATIENCE):
+            with self._lock:
                 self._end_turn(Tick(monotonic()))
-            finally:
-                self._lock.release()
 
     def close(self) -> None:
-        """Look no more, and let go of other threads' clocks; a look that is under way does so at its end. Any thread."""
-        self._closed = True
-        if self._lock.acquire(blocking=False):
-            try:
+        """Stop looking and close all clocks. From any thread; harmless to repeat, also after an interruption.
+
+        A look that is under way closes other threads' clocks at its end.
+        """
+        self.closed = True
+        collections.stop(self)
+        self._clocks.close()
+        if not self._lock.locked():
+            with self._lock:
                 self._let_go()
-            finally:
-                self._lock.release()
+        watchdog.unwatch(self)  # last: until then the next look does what an interruption has kept from being done
 
     def _let_go(self) -> None:
         self._busy.forget()
@@ -248,12 +262,19 @@ class LoopWatcher:
         stack = capture(glance.frame, glance.base)
         if innocent.excused(glance.frame, glance.base, cause, elapsed, threshold):
             return
+        served = self._view.serves()
+        if served is not None and (cause in (Cause.OTHER_THREAD, Cause.GARBAGE) or not stack.shows_the_program):
+            return
         while elapsed >= threshold * 2**episode.mark:
             episode.mark += 1
-        collected = collections.stacks.get(self._clocks.ident) if cause is Cause.GARBAGE else None
+        if finalizer_in(stack) is not None:
+            episode.finalizer = stack
+        collected = None
+        if cause is Cause.GARBAGE:  # the time of finalizers that a collection runs counts as its own
+            collected = episode.finalizer or collections.stacks.get(self._clocks.ident)
         other = self._other(window.busiest) if cause is Cause.OTHER_THREAD else None
-        event = reports.blocked(glance, elapsed, cause, collected, other)
-        episode.place = event.place or stack.place
+        event = reports.blocked(glance, elapsed, cause, collected, other, served)
+        episode.place = event.place
         episode.logged |= emit(event, weight=episode.mark - 1, every_time=self._view.debug())
 
     def _other(self, busiest: tuple[int, float] | None) -> FrameType | None:
@@ -280,7 +301,7 @@ class LoopWatcher:
         self._crowd.end_turn(tick, between(self._turn.before, self._reading))
         seen, self._seen = self._seen, None
         turn, samples = self._turn, self._turn.samples
-        if seen is None or not samples:
+        if seen is None or not samples or self._view.serves() is not None:
             return
         turn.samples = []
         # Until the last look: of what was afterwards it is not known whether it was the loop's doing.

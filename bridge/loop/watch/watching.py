@@ -1,7 +1,7 @@
 """From when until when a loop is watched.
 
     run_forever ──> Watch made (once for each thread that runs the loop) ── resume ── ... ── pause ── resume ── ...
-    loop closed, collected, or run by another thread ──> Watch closed
+    loop closed, collected, or run by another thread ──> Watch closed (by its watcher, if that was interrupted)
 
 A Watch stays between two runs of its loop, so that `run_until_complete` in a sync program costs no more than two small
 steps. The loop owns it, and what it looks with holds the loop weakly: both go together. What a forked child inherits is
@@ -28,15 +28,18 @@ class Watch:
     def __init__(self, view: View):
         self._thread = get_native_id()  # idents are given to new threads at once
         self._generation = watchdog.generation
-        self._clocks = LoopClocks()
-        self._closed = False
-        self.watcher: LoopWatcher = LoopWatcher(view, self._clocks, monotonic())
-        collections.start()
+        self.watcher: LoopWatcher = LoopWatcher(view, LoopClocks(), monotonic())
+        collections.start(self.watcher)
         watchdog.watch(self.watcher)
 
     def serves(self) -> bool:
         """Can it be used in the calling thread, of this process?"""
         return self._thread == get_native_id() and self._generation == watchdog.generation
+
+    @property
+    def closed(self) -> bool:
+        """Is it watched no longer?"""
+        return self.watcher.closed
 
     def resume(self) -> None:
         """The loop begins to run."""
@@ -48,14 +51,7 @@ class Watch:
 
     def close(self) -> None:
         """Watch no longer. Harmless to repeat, and in finalizers."""
-        if self._closed:
-            return
-        self._closed = True
-        if self._generation == watchdog.generation:  # else it is the parent's
-            watchdog.unwatch(self.watcher)
-            self.watcher.close()
-            collections.stop()
-        self._clocks.close()
+        self.watcher.close()
 
     def __del__(self) -> None:
         if watchdog is not None:  # at the interpreter's exit there is none any more

@@ -116,7 +116,7 @@ class BlockStore:
     def __init__(self, send_fd: Callable[[int, bytes], None], *, keep: int = 256 << 20):
         self._send_fd = send_fd
         self._keep = keep
-        self._lock = RLock()  # held for a moment only, but a finalizer may call in at any moment
+        self.renew_lock()
         self._free: list[_Block] = []  # that free for longest first
         self._out: dict[int, _Block] = {}
         self._forgotten: list[int] = []
@@ -176,9 +176,7 @@ class BlockStore:
 
     def close(self) -> None:
         """The receiver is gone. What is just being written is dropped when that is done."""
-        # In the child of a fork the lock may belong to a thread that does not exist there.
-        locked = self._lock.acquire(timeout=1.0)
-        try:
+        with self._lock:
             self.closed = True
             blocks = [*self._free, *self._out.values()]
             self._free.clear()
@@ -186,9 +184,10 @@ class BlockStore:
             self._forgotten.clear()
             for block in blocks:
                 block.drop()
-        finally:
-            if locked:
-                self._lock.release()
+
+    def renew_lock(self) -> None:
+        """In the child of a fork: it may belong to a thread that does not exist there."""
+        self._lock = RLock()  # held for a moment only, but a finalizer may call in at any moment
 
     # -- a block's way -------------------------------------------------------------------------------------------------
 

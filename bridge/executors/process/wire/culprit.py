@@ -17,7 +17,11 @@ from time import perf_counter
 from types import FunctionType, MethodType
 from typing import Any
 
+from bridge.callables import shown
+from bridge.executors.process.wire.frames import Setup
+from bridge.executors.process.wire.mocks import INSTEAD, is_mock
 from bridge.executors.process.wire.traveling import Stays
+from bridge.executors.process.worker.chunk import Chunk, run_chunk
 
 #: How far the search goes.
 MOST_LEVELS = 60
@@ -64,7 +68,9 @@ class _Search:
 
     def _inside(self, part: Any, path: str, error: BaseException, level: int) -> tuple[str, BaseException]:
         """It fails: is there a part of it that does?"""
-        if level >= MOST_LEVELS or isinstance(error, (RecursionError, Stays)):
+        if is_mock(part):
+            return path, Stays(f"{shown(part)}: {INSTEAD}")
+        if level >= MOST_LEVELS or isinstance(error, Stays):
             return path, error
         self._seen.add(id(part))
         self._above.add(id(part))
@@ -73,6 +79,8 @@ class _Search:
         except Exception:  # something in it raises when it is looked at
             found = None
         self._above.discard(id(part))
+        if isinstance(error, RecursionError) and (found is None or not isinstance(found[1], Stays)):
+            return path, error  # it is the depth: no part of it is at fault
         return found or (path, error)
 
 
@@ -91,7 +99,15 @@ def find_culprit(obj: Any, error: BaseException, attempt: Attempt, seconds: floa
 
 def _first_steps(obj: Any) -> Iterator[Step]:
     """A call is named as its author sees it, anything else as a value."""
-    if type(obj) is tuple and len(obj) >= 2 and callable(obj[0]) and type(obj[1]) is tuple:
+    if isinstance(obj, Setup):
+        yield from zip(obj._fields, obj, strict=True)
+    elif type(obj) is Chunk:
+        yield from (("value", _Itself(value)) for value in obj.values)
+    elif type(obj) is tuple and len(obj) >= 2 and obj[0] is run_chunk:
+        fn, calls = obj[1]
+        yield "fn", fn
+        yield from ((f"args[{number}]", argument) for args in calls for number, argument in enumerate(args))
+    elif type(obj) is tuple and len(obj) >= 2 and callable(obj[0]) and type(obj[1]) is tuple:
         yield "fn", obj[0]
         for number, argument in enumerate(obj[1]):
             yield f"args[{number}]", argument

@@ -18,6 +18,7 @@ from struct import Struct
 from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
+from bridge.callables import name_of
 from bridge.diagnostics.places import is_bridges
 
 _LENGTH = Struct("<I")
@@ -112,8 +113,7 @@ def _message(error: BaseException) -> str:
 
 
 def _type_name(error: BaseException) -> str:
-    kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return name_of(type(error)).removeprefix("builtins.")
 
 
 # -- in parts ------------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def _put_together(parts: _Parts) -> BaseException:
     if issubclass(kind, BaseExceptionGroup):
         message, members = args
         args = (message, [_put_together(each) if type(each) is _Parts else each for each in members])
-    base: Any = next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+    base = _built_in_base(kind)
     error: BaseException = base.__new__(kind, *args)
     base.__init__(error, *args)
     if isinstance(kind.__setstate__, FunctionType):
@@ -177,6 +177,19 @@ def _put_together(parts: _Parts) -> BaseException:
         for name, value in (state or {}).items():
             object.__setattr__(error, name, value)  # also where the class forbids it
     return error
+
+
+def _built_in_base(kind: type[BaseException]) -> Any:
+    return next(each for each in kind.__mro__ if not each.__flags__ & _HEAP_TYPE)
+
+
+def twin_of(error: BaseException) -> BaseException:
+    """Another object like `error`, with the same traceback and causes. May raise what a class of users raises."""
+    reduced: Any = _built_in_base(type(error)).__reduce__(error)
+    twin = _put_together(_Parts(type(error), reduced[1], dict(reduced[2]) if len(reduced) > 2 else None))
+    for name in ("__traceback__", "__cause__", "__context__", "__suppress_context__"):
+        BaseException.__dict__[name].__set__(twin, getattr(error, name))
+    return twin
 
 
 # -- here ----------------------------------------------------------------------------------------------------------------
@@ -206,7 +219,9 @@ def _rebuilt(parcel: bytes | memoryview, unpacker: _Unpacker, said: str) -> Base
             error = _put_together(error)
         if isinstance(error, BaseException):
             return error
-        reason = f"what came of it is {type(error).__qualname__!r}, which is no exception"
-    except Exception as why:
+        reason = f"what came of it is {name_of(type(error))!r}, which is no exception"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as why:  # whatever rebuilding it does
         reason = f"{_type_name(why)}: {_message(why)}"
     return pickle.UnpicklingError(f"{said}\n(this exception cannot be rebuilt here: {reason})")

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
+from typing import Any, NamedTuple
 
 HEADER: Struct = Struct("<IBQ")
+
+
+class Setup(NamedTuple):
+    """What a SETUP frame carries. Its fields are named in messages about what cannot be pickled."""
+
+    initializer: Any
+    initargs: tuple[Any, ...]
+    context_vars: Any
+    levels: dict[str, int]
+
 
 # -- to the worker: ident is the job's number unless it says otherwise ---------------------------------------------------
 SETUP = 1  #: the first frame: how to be a worker

@@ -83,8 +83,7 @@ class Mappings:
         self.gifts: set[int] = set()  # blocks that are ours alone, and looked at
         self.closed: bool = False
         self._receive_fd = receive_fd
-        self._receiving = RLock()
-        self._guard = RLock()
+        self.renew_locks()
         self._known: dict[int, _Mapping] = {}
         self._expected: dict[int, _Mapping] = {}
         self._unheard_of: set[int] = set()  # to be forgotten as soon as they come
@@ -147,14 +146,14 @@ class Mappings:
     def close(self) -> None:
         """The sender is gone. What somebody still uses stays until nobody does."""
         self.closed = True
-        # In the child of a fork the lock may belong to a thread that does not exist there.
-        locked = self._guard.acquire(timeout=1.0)
-        try:
+        with self._guard:
             while self._known:
                 self._doom(self._known.popitem()[1])
-        finally:
-            if locked:
-                self._guard.release()
+
+    def renew_locks(self) -> None:
+        """In the child of a fork: they may belong to a thread that does not exist there."""
+        self._receiving = RLock()
+        self._guard = RLock()
 
     # -- coming --------------------------------------------------------------------------------------------------------
 

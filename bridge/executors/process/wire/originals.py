@@ -20,6 +20,8 @@ from itertools import count
 from types import FunctionType, ModuleType
 from typing import Any
 
+from bridge.threads.loaded import from_loaded
+
 #: Which process, and which of its objects.
 Token = tuple[bytes, int]
 
@@ -131,12 +133,15 @@ def original(token: Token | None, module: str, qualname: str, is_class: bool, co
 
 
 def goes_by_name(obj: Any) -> bool:
-    """Is it at the top level of a module that the other side can import? False if that takes longer to find out."""
-    module = _MODULES.get(obj.__module__)
-    if module is None or obj.__module__ == "__main__" or module.__dict__.get(obj.__qualname__) is not obj:
+    """Is a function or class at the top level of a module that the other side can import?
+
+    False if that takes longer to find out.
+    """
+    name = obj.__module__
+    module = _MODULES.get(name) if type(name) is str else None
+    if module is None or name == "__main__" or module.__dict__.get(obj.__qualname__) is not obj:
         return False
-    cloudpickle = _MODULES.get("cloudpickle.cloudpickle")
-    return cloudpickle is None or not cloudpickle._PICKLE_BY_VALUE_MODULES
+    return not from_loaded("cloudpickle.cloudpickle", "_PICKLE_BY_VALUE_MODULES")
 
 
 def layers_above(obj: Any) -> int | None:
@@ -198,7 +203,7 @@ def home_of(namespace: dict[str, Any]) -> str | None:
 
 def function_among(module: str, code: Any, closure: Any) -> FunctionType:
     """A function that has the globals of a module of this process."""
-    found = sys.modules.get(module) or import_module(module)
+    found = import_module(module)  # which waits if another thread is importing it
     return FunctionType(code, found.__dict__, None, None, closure)
 
 

@@ -5,6 +5,7 @@
             LENGTH   bytes in the outbox                       written by the worker, after the bytes
             ROUND    odd while the outbox is being sent        written by the worker
             PHASE    how far the worker has come               written by the worker
+            STEP     the call of a chunk that runs, from 1     written by the worker; 0 between chunks
     outbox: frames that the worker has not sent yet
 
 Why: the worker sends the results of short jobs together. If it dies before that, the parent finds them here, and so a
@@ -21,7 +22,7 @@ import tempfile
 
 from bridge.executors.process.wire.frames import frames_in
 
-BEGUN, CANCEL, LENGTH, ROUND, PHASE = range(5)
+BEGUN, CANCEL, LENGTH, ROUND, PHASE, STEP = range(6)
 #: Values of PHASE.
 STARTING, INITIALIZING, SERVING = range(3)
 

@@ -9,10 +9,12 @@ What fails is an UnpicklingError that says what could not be rebuilt; the blocks
 from __future__ import annotations
 
 import pickle
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bridge.executors.process.wire import parcels
 from bridge.executors.process.wire.mappings import Mappings
+from bridge.executors.process.wire.mocks import INSTEAD, is_of_mocks
 from bridge.executors.process.wire.patience import IN_BAND, Inlet, collector_paused
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class Unpacker:
 
     def _explained(self, error: Exception) -> pickle.UnpicklingError:
         where = "in the worker process" if self._direction == "out" else "in the parent process"
-        return pickle.UnpicklingError(f"cannot rebuild {_culprit(error)} {where}: {_advice(error)}")
+        return pickle.UnpicklingError(f"cannot rebuild {_culprit(error)} {where}: {_advice(error, self._direction)}")
 
 
 def _buffers(mappings: Mappings, layout: parcels.Layout) -> list[Any]:
@@ -143,16 +145,28 @@ def _load(data: memoryview, buffers: list[Any], patient: bool) -> Any:
 
 def _culprit(error: BaseException) -> str:
     """The function that raised it, if one was called at all."""
+    frame = _frame(error)
+    return "an object" if frame is None else f"an object, which {_module(error)}.{frame.f_code.co_qualname} makes,"
+
+
+def _module(error: BaseException) -> str:
+    """The module of the function that raised it."""
+    frame = _frame(error)
+    return "" if frame is None else frame.f_globals.get("__name__", "?")
+
+
+def _frame(error: BaseException) -> FrameType | None:
+    """The outermost frame that is not of the machinery."""
     traceback = error.__traceback__
     while traceback is not None:
-        code, module = traceback.tb_frame.f_code, traceback.tb_frame.f_globals.get("__name__", "?")
-        if not module.startswith(("bridge.", "cloudpickle", "importlib", "<frozen")):
-            return f"an object, which {module}.{code.co_qualname} makes,"
+        frame = traceback.tb_frame
+        if not frame.f_globals.get("__name__", "?").startswith(("bridge.", "cloudpickle", "importlib", "<frozen")):
+            return frame
         traceback = traceback.tb_next
-    return "an object"
+    return None
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: Exception, direction: Direction) -> str:
     if isinstance(error, ModuleNotFoundError):
         return (
             f"{error}. Make it importable there (sys.path before the executor's first worker starts, or "
@@ -161,7 +175,14 @@ def _advice(error: Exception) -> str:
         )
     if isinstance(error, pickle.UnpicklingError):
         return str(error)
+    if is_of_mocks(_module(error)):
+        return INSTEAD
     text = f"{type(error).__qualname__}: {error}"
-    if isinstance(error, AttributeError) and "get attribute" in text:
+    if isinstance(error, AttributeError) and "'__main__'" in text and direction == "out":
+        return (
+            f"{text}. A worker process does not run the script, so its `__main__` lacks what the script defines there "
+            f"and what goes by name only. Move it to a module, and import it from there."
+        )
+    if isinstance(error, AttributeError) and "attribute" in text:
         return f"{text}. It may have been defined, or changed, after the other process imported that module."
     return text

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType
@@ -36,6 +35,7 @@ from bridge.executors.process.wire.originals import (
     spare_copies,
     token_that_came_with,
 )
+from bridge.threads.loaded import from_loaded
 
 if TYPE_CHECKING:  # cloudpickle has no types
     CloudPickler = pickle.Pickler
@@ -68,9 +68,9 @@ _HOME: dict[type, Reducer] = {
 
 def know_portals() -> None:
     """Once portals exist in this process, they can be sent out."""
-    portal = sys.modules.get("bridge.threads.portal")
-    if portal is not None and hasattr(portal, "Portal"):
-        _OUT[portal.Portal] = traveling.reduce_portal
+    portal = from_loaded("bridge.threads.portal", "Portal")
+    if portal is not None:
+        _OUT[portal] = traveling.reduce_portal
 
 
 class ValuePickler(CloudPickler):
@@ -111,7 +111,7 @@ class ValuePickler(CloudPickler):
             return self._reduce_class(obj)
         if issubclass(kind, BaseException):
             return reduce_error(obj)
-        if self._iterables_as_handles and hasattr(kind, "__aiter__"):
+        if self._iterables_as_handles and hasattr(kind, "__aiter__") and not callable(obj):  # an AsyncMock is a function
             return self._reduce_iterable(obj)
         return NotImplemented
 

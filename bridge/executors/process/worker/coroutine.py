@@ -9,19 +9,29 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from contextvars import Context
+from time import monotonic
 from typing import Any, TypeVar
 
 from bridge.executors.process.worker.line import Line
+from bridge.loop.ending import end_tasks
 from bridge.loop.event_loop import new_event_loop
+from bridge.threads.closing import SHUTDOWN_TIMEOUT
 
 T = TypeVar("T")
 
 
 def run_coroutine(line: Line, coro: Coroutine[Any, Any, T], context: Context, cancelled: Callable[[], bool]) -> T:
-    """Run `coro` in `context` to its end and return or raise its outcome; cancel it once `cancelled()` is true."""
+    """Run `coro` in `context` to its end and return or raise its outcome; cancel it once `cancelled()` is true.
+
+    Tasks that it leaves are cancelled, and have as long to end as at the end of a program.
+    """
     try:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            return runner.run(_watched(line, coro, cancelled), context=context)
+            try:
+                return runner.run(_watched(line, coro, cancelled), context=context)
+            finally:
+                since = monotonic()
+                end_tasks(runner.get_loop(), lambda: None, since, since + SHUTDOWN_TIMEOUT)
     except asyncio.CancelledError as error:
         raise CancelledError(*error.args) from None  # the one that means the same on every loop
 

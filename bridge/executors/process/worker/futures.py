@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from _thread import LockType, allocate_lock, get_ident
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from typing import Any
 
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.requests import CANCEL, HEAD
 from bridge.executors.process.worker.asking import LentPlace, answering, unwrap
 from bridge.executors.process.worker.line import Line
+from bridge.threads.safe_future import SafeFuture
 
 
-class RemoteFuture(Future[Any]):
+class RemoteFuture(SafeFuture):
     """A future for a coroutine in the parent. Waiting for it in the job's own thread lends the job's place.
 
     It stays PENDING while the coroutine runs, so that `cancel()` works at any time; a cancelled future stays cancelled

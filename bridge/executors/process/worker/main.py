@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 
+from bridge.callables import NOT_INITIALIZED, refuse_async
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.blocks import BlockStore, Mappings
 from bridge.executors.process.wire.context import Declared
@@ -29,6 +30,7 @@ from bridge.executors.process.worker.running import Runner, Terminated, end_by_s
 
 def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) -> None:
     """Be a worker. All arguments are descriptors: two sockets, the read ends of two pipes, the shared page."""
+    _be_main()
     _tie_to_parent(lifeline)
     running = _take_signals()
     shared = SharedPage(page)
@@ -46,6 +48,14 @@ def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) ->
     runner.serve()
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def _be_main() -> None:
+    """`__main__` is the file that loky runs. Messages, and processes that this one starts, are not to find that file."""
+    main_module = sys.modules["__main__"]
+    main_module.__spec__ = None
+    main_module.__loader__ = None
+    vars(main_module).pop("__file__", None)
 
 
 def _tie_to_parent(lifeline: int) -> None:
@@ -106,7 +116,7 @@ def _set_up(line: Line) -> Runner | None:
         line.listeners[frames.LEVELS] = lambda ident, payload: apply_levels(pickle.loads(payload))
         line.page.words[PHASE] = INITIALIZING
         if initializer is not None:
-            initializer(*initargs)
+            refuse_async(initializer, initializer(*initargs), NOT_INITIALIZED)
     except BaseException as error:
         line.send(frames.ERROR, 0, frames.TIMES.pack(0.0, 0.0) + pack_error(error, line.packer))
         return None

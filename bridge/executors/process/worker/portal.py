@@ -6,15 +6,15 @@ that runs the job, and in any other thread of the process that was handed the po
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from inspect import iscoroutine, iscoroutinefunction
+from inspect import iscoroutine
 from os import getppid
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
+from bridge.callables import async_kind, name_of, shown
 from bridge.errors import WrongThread
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.requests import CALL, CORO, HEAD, SOON
@@ -23,7 +23,7 @@ from bridge.executors.process.worker.futures import RemoteFuture, wait_for_all
 from bridge.executors.process.worker.line import Line
 from bridge.executors.process.worker.sessions import Entered, Iteration
 from bridge.threads.here import here, runs_a_loop
-from bridge.threads.job import name_of
+from bridge.threads.loaded import from_loaded
 
 T = TypeVar("T")
 
@@ -44,8 +44,7 @@ class RemotePortal:
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """`isinstance(portal, bridge.Portal)` holds, in a process that has imported that class at all."""
-        local = sys.modules.get("bridge.threads.portal")
-        return getattr(local, "Portal", RemotePortal)
+        return from_loaded("bridge.threads.portal", "Portal") or RemotePortal
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -72,11 +71,10 @@ class RemotePortal:
         """
         if not callable(callback):
             raise _not_a_function("portal.call_soon_threadsafe", callback)
-        if iscoroutinefunction(callback):
-            raise TypeError(
-                f"{name_of(callback)} is a coroutine function: calling it would run nothing. "
-                f"Write portal.run_coroutine_threadsafe({callback.__name__}(...)), or portal.call to wait for it."
-            )
+        if async_kind(callback) is not None:
+            from bridge.threads.portal import not_a_callback
+
+            raise not_a_callback(callback)
         line = self._line
         body = line.packer.pack((callback, args))
         line.send(frames.CALL, line.new_ident(), HEAD.pack(SOON, job_number(self._seq)) + body)
@@ -89,7 +87,7 @@ class RemotePortal:
         """
         if not iscoroutine(coro):
             raise TypeError(
-                f"run_coroutine_threadsafe needs a coroutine, not {coro!r}. "
+                f"run_coroutine_threadsafe needs a coroutine, not {shown(coro)}. "
                 f"Write portal.run_coroutine_threadsafe(fn(...)), with the call."
             )
         line, seq = self._line, job_number(self._seq)
@@ -114,7 +112,7 @@ class RemotePortal:
     def iterate(self, async_iterable: AsyncIterable[T]) -> Iterator[T]:
         """As `Portal.iterate`: the items of an async iterable that is iterated, and closed, in one task in the parent."""
         if not hasattr(async_iterable, "__aiter__"):
-            raise TypeError(f"portal.iterate needs an async iterable, not {async_iterable!r}")
+            raise TypeError(f"portal.iterate needs an async iterable, not {shown(async_iterable)}")
         if runs_a_loop():
             refuse_blocking("portal.iterate")
         return Iteration(self._line, self._seq, async_iterable)

@@ -14,11 +14,12 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from contextvars import Context
+from contextvars import Context, copy_context
 from time import perf_counter
 from types import AsyncGeneratorType, CoroutineType
 from typing import Any, NoReturn
 
+from bridge.callables import NOT_STREAMED, refuse_async
 from bridge.executors.process.wire import frames
 from bridge.executors.process.wire.alike import AlikeCalls
 from bridge.executors.process.wire.context import Declared
@@ -57,6 +58,7 @@ class RunningJob:
         self.seq = 0
         self.fn: Any = None
         self.told = False
+        self.step: Any = None
 
     @property
     def cancelling(self) -> Callable[[], NoReturn] | None:
@@ -75,8 +77,10 @@ class Seat:
         self._job = RunningJob(line)
         self.pool: NoPool = NoPool()
         self.packer: Any = line.packer
+        self.words: memoryview = line.page.words
         self.has_slot = True
         self.job: Any = None  # the job at hand, None between jobs
+        self.run_coroutine: Callable[[Any], Any]
 
     @property
     def portal(self) -> Any:
@@ -95,6 +99,7 @@ class Runner:
         self._seat = Seat(line)
         self._job = self._seat._job
         self._credit: dict[int, int] = {}  # by job; the first comes before its job is begun
+        self._seat.run_coroutine = self.run_coroutine
         here.worker = self._seat  # type: ignore[assignment]
         line.listeners[frames.CREDIT] = self._more_credit
         line.listeners[frames.CANCEL] = self._cancelled
@@ -119,7 +124,7 @@ class Runner:
     def _run(self, seq: int, flags: int, parcel: bytes | AlikeCalls) -> None:
         line, job = self._line, self._job
         began = perf_counter()
-        job.seq, job.told = seq, False
+        job.seq, job.told, job.step = seq, False, None
         try:
             if type(parcel) is AlikeCalls:
                 fn, args = parcel.take(seq, line.unpacker)
@@ -139,7 +144,14 @@ class Runner:
             finally:
                 self._seat.job = None
             del args, kwargs
-            result = NOTHING if value is None else line.packer.pack(value)
+            try:
+                result = NOTHING if value is None else line.packer.pack(value)
+            except Exception:
+                from bridge.executors.process.worker.chunk import Chunk
+
+                if type(value) is not Chunk:
+                    raise
+                result = line.packer.pack(value.up_to_the_unpicklable(line.packer))
             line.keep(frames.outcome(frames.RESULT, seq, began, perf_counter(), result))
         except Terminated:
             end_by_signal(signal.SIGTERM)
@@ -149,6 +161,10 @@ class Runner:
         job.fn = None
 
     # -- coroutines ----------------------------------------------------------------------------------------------------
+
+    def run_coroutine(self, coro: Any) -> Any:
+        """For a function that is called inside of the job at hand: run what it has returned, and return its value."""
+        return self._run_coroutine(self._job.seq, coro, copy_context())
 
     def _run_coroutine(self, seq: int, coro: Any, context: Context) -> Any:
         if type(coro) is AsyncGeneratorType:
@@ -169,6 +185,7 @@ class Runner:
         """Send items as far as credit goes."""
         line, words, credit = self._line, self._line.page.words, self._credit
         credit.setdefault(seq, 0)
+        refuse_async(self._job.fn, iterable, NOT_STREAMED)
         iterator = iter(iterable)
         number = 0
         try:

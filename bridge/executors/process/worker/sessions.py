@@ -23,7 +23,9 @@ from bridge.threads.here import runs_a_loop
 
 
 class Entered(AbstractContextManager[Any]):
-    """The synchronous face of an async context manager in the parent."""
+    """The synchronous face of an async context manager in the parent. Left by itself if it is dropped while entered."""
+
+    _target: bytes | None = None
 
     def __init__(self, line: Line, seq: int, async_cm: AbstractAsyncContextManager[Any]):
         if not hasattr(async_cm, "__aenter__"):
@@ -31,7 +33,6 @@ class Entered(AbstractContextManager[Any]):
         self._line = line
         self._seq = seq
         self._async_cm: AbstractAsyncContextManager[Any] | None = async_cm
-        self._target: bytes | None = None
 
     def __enter__(self) -> Any:
         line = self._line
@@ -46,32 +47,60 @@ class Entered(AbstractContextManager[Any]):
             return ask(line, ENTER, self._seq, target + parcel)
         except BaseException as error:
             # The answer may have been lost, or of no use, although the context was entered.
-            with suppress(Exception):
-                ask(line, EXIT, self._seq, target + pack_error(error, line.packer), cleanup=True)
+            self._leave(target, error)
             raise
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        target = self._target
+        if target is None:
+            raise RuntimeError(
+                "this context manager is not entered, or was left before: write `with portal.enter(...) as value:`"
+            )
+        if runs_a_loop():
+            refuse_blocking("leaving the context of portal.enter")
+        try:
+            body = target if exc is None else target + pack_error(exc, self._line.packer)
+            suppressed: bool | None = ask(self._line, EXIT, self._seq, body, cleanup=True)
+            self._target = None
+            return suppressed
+        except BaseException as error:
+            self._leave(target, error)
+            raise
+
+    def _leave(self, target: bytes, error: BaseException) -> None:
+        """See to it that the context is left, because of `error`. Harmless if it has been left."""
+        with suppress(Exception):
+            ask(self._line, EXIT, self._seq, target + pack_error(error, self._line.packer), cleanup=True)
+        self._target = None
+
+    def __del__(self) -> None:
         target, self._target = self._target, None
-        assert target is not None
-        body = target if exc is None else target + pack_error(exc, self._line.packer)
-        suppressed: bool | None = ask(self._line, EXIT, self._seq, body, cleanup=True)
-        return suppressed
+        if target is not None and not sys.is_finalizing():
+            error = GeneratorExit("the context was dropped without being left")
+            _send_from_finalizer(self._line, EXIT, self._seq, target + pack_error(error, self._line.packer))
 
 
 class Iteration(Iterator[Any]):
     """The synchronous face of an async iteration in the parent. Like a generator it has `close`, and closes itself."""
 
+    _over = True  # until it has begun there is nothing to close
+
     def __init__(self, line: Line, seq: int, async_iterable: AsyncIterable[Any]):
-        self._over = True  # until it has begun there is nothing to close
         self._line = line
         self._seq = seq
         self._async_iterable: AsyncIterable[Any] | None = async_iterable
         self._target = TARGET.pack(line.new_ident())
+        self._thread = 0  # which has asked for the last item
 
     def __next__(self) -> Any:
         line = self._line
+        if self._over and self._async_iterable is None:
+            raise StopIteration
+        if runs_a_loop():
+            refuse_blocking("asking an iterator of portal.iterate for its next item")
+        self._thread = get_ident()
         try:
             if not self._over:
                 return ask(line, NEXT, self._seq, self._target)
@@ -95,28 +124,37 @@ class Iteration(Iterator[Any]):
             return
         self._over = True
         if runs_a_loop():
-            self._send_close()
+            _send(self._line, CLOSE, self._seq, self._target)
         else:
             with suppress(LoopClosed):  # then it has been closed with the loop
                 ask(self._line, CLOSE, self._seq, self._target, cleanup=True)
 
-    def _send_close(self) -> None:
-        line = self._line
-        line.send(frames.CALL, line.new_ident(), HEAD.pack(CLOSE, self._seq) + self._target)
-
     def __del__(self) -> None:
         if self._over or sys.is_finalizing():
             return
-        if get_ident() in answering or _within_the_line():
-            # Collected in the middle of reading or sending, by a thread that may hold any of the line's locks.
-            self._over = True
-            start_new_thread(self._send_close, ())
+        me = get_ident()
+        if me == self._thread and me not in answering and not _within_the_line():
+            self.close()  # at the end of a `for` that was left early: what it holds is closed by then
         else:
-            self.close()
+            self._over = True
+            _send_from_finalizer(self._line, CLOSE, self._seq, self._target)
+
+
+def _send(line: Line, operation: int, seq: int, body: bytes) -> None:
+    """Send a request for whose answer no thread waits."""
+    line.send(frames.CALL, line.new_ident(), HEAD.pack(operation, seq) + body)
+
+
+def _send_from_finalizer(line: Line, operation: int, seq: int, body: bytes) -> None:
+    """As `_send`, in whatever thread collects garbage, which may hold any of the line's locks just then."""
+    if get_ident() in answering or _within_the_line():
+        start_new_thread(_send, (line, operation, seq, body))
+    else:
+        _send(line, operation, seq, body)
 
 
 def _within_the_line() -> bool:
-    """Is the calling thread at work in `worker.line` just now?"""
+    """True if the calling thread is at work in `worker.line`."""
     line = sys.modules[Line.__module__].__dict__
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
