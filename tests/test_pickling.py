@@ -822,6 +822,19 @@ def test_the_part_that_cannot_be_pickled_is_named(out: Way, call: Any, message: 
     assert out.travel(5) == 5
 
 
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [({"lock": threading.Lock()}, r"args\[1\]\['lock'\]"), ({"deep": [[threading.Lock()]]}, r"args\[1\]\['deep'\]\[0\]\[0\]")],
+    ids=["beside", "deeper"],
+)
+def test_it_is_named_beside_what_is_too_long_to_be_tried(out: Way, more: dict[str, Any], path: str) -> None:
+    rows = [str(number) for number in range(600_000)]
+    with pytest.raises(pickle.PicklingError, match=f"^cannot pickle {path}{LOCK}$"):
+        out.packer.pack_patiently((len, ("table", {"rows": rows, **more}), {}, None))
+    with pytest.raises(pickle.PicklingError, match=f"^cannot pickle {path[:9]}.*{LOCK}$"):
+        out.packer.pack_patiently((len, ("table", [*rows, more]), {}, None))
+
+
 def test_a_connection_is_named_as_what_it_is(out: Way) -> None:
     connection = sqlite3.connect(":memory:")
     with pytest.raises(pickle.PicklingError, match=r"args\[0\]\['db'\]\.value: cannot pickle 'sqlite3\.Connection'"):

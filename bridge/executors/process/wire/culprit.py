@@ -31,7 +31,12 @@ MOST_ITEMS = 1000
 #: Characters of a path that are shown.
 _LONGEST = 300
 
-#: Pickles an object into nothing: None, or the error.
+
+class Untried(Exception):
+    """A part is too long for that."""
+
+
+#: Pickles an object into nothing: None, or the error, which is Untried if it is too long to be tried.
 Attempt = Callable[[Any], BaseException | None]
 Step = tuple[str, Any]
 
@@ -39,7 +44,8 @@ Step = tuple[str, Any]
 class _Search:
     """One search. `found` is the path to the last part that failed, and its error."""
 
-    def __init__(self, attempt: Attempt, seconds: float):
+    def __init__(self, error: BaseException, attempt: Attempt, seconds: float):
+        self._error = error  # of the whole
         self._attempt = attempt
         self._until = perf_counter() + seconds
         self._left = MOST_ATTEMPTS
@@ -49,21 +55,28 @@ class _Search:
     def look_into(self, steps: Iterator[Step], path: str, level: int) -> tuple[str, BaseException] | None:
         """The culprit among these parts, or in them. None if none of them fails, or only because of what lies above."""
         suspect = None
+        untried = []
         for name, part in steps:
             if id(part) in self._above:
                 suspect = suspect or _ABOVE
             if id(part) in self._seen or isinstance(part, (int, str, float, bytes, type(None))):
                 continue
             if self._left <= 0 or perf_counter() > self._until:
-                break
+                return suspect
             self._left -= 1
             error = self._attempt(part)
+            if isinstance(error, Untried):
+                untried.append((name, part))
+                continue
             if error is None:
                 continue
             found = self._inside(part, path + name, error, level)
             if found is not _ABOVE:
                 return found
             suspect = path + name, error
+        if suspect is None and len(untried) == 1:  # all the others can be pickled
+            [(name, part)] = untried
+            return self._inside(part, path + name, self._error, level)
         return suspect
 
     def _inside(self, part: Any, path: str, error: BaseException, level: int) -> tuple[str, BaseException]:
@@ -91,7 +104,7 @@ _ABOVE: tuple[str, BaseException] = ("", Exception())
 def find_culprit(obj: Any, error: BaseException, attempt: Attempt, seconds: float) -> tuple[str, BaseException]:
     """The path to the part at fault, and its error. `error` is what pickling the whole object raised."""
     try:
-        found = _Search(attempt, seconds).look_into(_first_steps(obj), "", 0)
+        found = _Search(error, attempt, seconds).look_into(_first_steps(obj), "", 0)
     except Exception:
         found = None
     return (_shown(found[0]), found[1]) if found else ("", error)

@@ -219,8 +219,6 @@ class Packer:
     def _fails(self, part: Any) -> BaseException | None:
         try:
             self._pickler()(_Nowhere(), _never_mind).dump(part)
-        except _TooLong:
-            return None
         except Exception as error:
             return error.with_traceback(None)  # which would keep the part, and all the others that were tried
         return None
@@ -251,11 +249,9 @@ class _Nowhere:
     def write(self, data: Any) -> None:
         self._left -= memoryview(data).nbytes
         if self._left < 0:
-            raise _TooLong
+            from bridge.executors.process.wire.culprit import Untried
 
-
-class _TooLong(Exception):
-    pass
+            raise Untried
 
 
 def _never_mind(buffer: PickleBuffer) -> bool:
