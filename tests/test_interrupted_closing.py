@@ -41,6 +41,7 @@ def nothing_left() -> Iterator[None]:
         gc.collect()
     for watcher in watched_loops():  # of loops that were not closed, and may be run again
         watcher.close()
+    sys.set_coroutine_origin_tracking_depth(0)  # trio's end may have been interrupted before it was put back
 
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")

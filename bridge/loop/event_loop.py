@@ -92,6 +92,7 @@ class EventLoop(SchedulingLoop):
         self._nap = 0
         self._woken = -1
         self._watch: Watch | None = None
+        self._origins = RemembersOrigins()
         self._told = 0  # the exception context that was reported last
         super().__init__(*args, diagnostics=wanted(diagnostics))
         self.slow_callback_duration: float = self.first_threshold or first_threshold()
@@ -124,7 +125,7 @@ class EventLoop(SchedulingLoop):
         watch = self._watch = watch_of(self, self._watch)
         watch.resume()
         try:
-            with RemembersOrigins():
+            with self._origins:
                 super().run_forever()
         finally:
             watch.pause()
@@ -267,6 +268,7 @@ class EventLoop(SchedulingLoop):
             return
         if self._watch is not None:
             self._watch.close()
+        self._origins.end()  # an interruption may have kept it from ending
         super().close()
         self._plain = self._checked = False
         left: deque[Any] = deque()

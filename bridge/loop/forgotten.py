@@ -4,7 +4,7 @@
     one is finalized without having run ── CPython calls a hook of warnings ──┴─> BRG201, then the RuntimeWarning as ever
 
 In: finalizers, in whatever thread they happen. Owners: the depth to which coroutines remember their origin is each
-thread's own; `_running` is a set, to which one step adds and from which one step takes away. The hook is put in place
+thread's own; `_running` holds no entry that an interruption has kept from being taken away. The hook is put in place
 by the first loop that runs with diagnostics, and stays: what is forgotten may be kept alive by a traceback or a cycle,
 and found when its loop has ended. From then on, and while nothing runs, only coroutines with an origin are told.
 
@@ -22,6 +22,7 @@ from itertools import takewhile
 from traceback import FrameSummary, StackSummary
 from types import CoroutineType, FrameType, TracebackType
 from typing import Any
+from weakref import WeakSet
 
 from bridge.callables import code_of, kind_made, shown
 from bridge.diagnostics.advice import as_a_task, awaited, awaited_object
@@ -39,17 +40,17 @@ _LOOP_RUNS = (_HANDLE_RUNS, asyncio.Runner.run.__code__)
 #: One line of a coroutine's origin, as CPython has it: file, line, function.
 Origin = tuple[str, int, str]
 
-_running: set[RemembersOrigins] = set()
+_running: WeakSet[RemembersOrigins] = WeakSet()
 
 
 class RemembersOrigins:
     """In a `with` block, or from `begin` to `end`: forgotten coroutines are told, with the lines in this thread that
-    made them. Both ends happen in the thread that runs the loop.
+    made them. Both ends happen in the thread that runs the loop; both may be repeated, after an interruption.
 
     asyncio's debug mode wants deeper origins; a depth that is not ours is left as it is.
     """
 
-    __slots__ = ("_ours",)
+    __slots__ = ("__weakref__", "_ours")
 
     def __init__(self) -> None:
         self._ours = False
@@ -58,15 +59,14 @@ class RemembersOrigins:
         _hook.put_in_place()
         _running.add(self)
         if sys.get_coroutine_origin_tracking_depth() == 0:
-            sys.set_coroutine_origin_tracking_depth(1)
             self._ours = True
+            sys.set_coroutine_origin_tracking_depth(1)
 
     def end(self) -> None:
         _running.discard(self)
-        if self._ours:
-            self._ours = False
-            if sys.get_coroutine_origin_tracking_depth() == 1:
-                sys.set_coroutine_origin_tracking_depth(0)
+        if self._ours and sys.get_coroutine_origin_tracking_depth() == 1:
+            sys.set_coroutine_origin_tracking_depth(0)
+        self._ours = False
 
     def __enter__(self) -> None:
         self.begin()
