@@ -115,6 +115,68 @@ def test_a_task_that_swallows_its_cancellation_is_reported_and_left_behind(
     assert complaints == []  # not said once more by asyncio, as a task that was destroyed
 
 
+def cancel_all_others() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+
+
+async def cancel_all_others_for_ever() -> None:
+    while True:
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            pass
+        cancel_all_others()
+
+
+def test_a_task_that_cancels_all_others_for_ever_is_left_behind_as_well(loop_factory: Callable[[], Any] | None) -> None:
+    log: list[str] = []
+    kept: list[Any] = []
+
+    async def main() -> str:
+        kept.append(asyncio.create_task(clean_up(log)))
+        kept.append(asyncio.create_task(swallow_every_cancellation()))
+        kept.append(asyncio.create_task(cancel_all_others_for_ever(), name="storm"))
+        kept.append(never_closed())
+        await anext(kept[-1])
+        return "done"
+
+    with events_of("BRG404") as events:
+        assert run(loop_factory, main, shutdown_timeout=SOON) == "done"
+    assert "task 'storm' running cancel_all_others_for_ever() has not ended" in "".join(each.headline for each in events)
+
+
+def test_a_clean_up_that_cancels_all_others_does_not_cut_the_end_short(loop_factory: Callable[[], Any] | None) -> None:
+    log: list[str] = []
+    kept: list[Any] = []
+
+    async def cancels() -> None:
+        try:
+            await forever()
+        finally:
+            cancel_all_others()
+            await asyncio.sleep(0.01)
+            log.append("cancelled all others")
+
+    async def generate() -> AsyncGenerator[int]:
+        try:
+            yield 0
+        finally:
+            await asyncio.sleep(0.01)
+            log.append("closed")
+
+    async def main() -> str:
+        kept.append(asyncio.create_task(cancels()))
+        kept.append(generate())
+        await anext(kept[-1])
+        return "done"
+
+    with events_of("BRG404") as events:
+        assert run(loop_factory, main, shutdown_timeout=PATIENCE) == "done"
+    assert log == ["cancelled all others", "closed"]
+    assert events == []
+
+
 @pytest.mark.parametrize("opened", ["enter", "iterate"])
 def test_a_clean_up_of_a_portals_holder_that_never_ends_does_not_keep_a_run(
     opened: str, loop_factory: Callable[[], Any] | None, new_gate: type[Gate]

@@ -824,7 +824,10 @@ def test_the_part_that_cannot_be_pickled_is_named(out: Way, call: Any, message: 
 
 @pytest.mark.parametrize(
     ("more", "path"),
-    [({"lock": threading.Lock()}, r"args\[1\]\['lock'\]"), ({"deep": [[threading.Lock()]]}, r"args\[1\]\['deep'\]\[0\]\[0\]")],
+    [
+        ({"lock": threading.Lock()}, r"args\[1\]\['lock'\]"),
+        ({"deep": [[threading.Lock()]]}, r"args\[1\]\['deep'\]\[0\]\[0\]"),
+    ],
     ids=["beside", "deeper"],
 )
 def test_it_is_named_beside_what_is_too_long_to_be_tried(out: Way, more: dict[str, Any], path: str) -> None:

@@ -6,14 +6,14 @@
 
 In: a loop that stands still, between its main function and its close. Out: the same, with no task or async generator that
 its close would wait for. asyncio waits without a limit, so that one task that swallows its cancellation would hold up the
-program.
+program. The tasks of this module are not registered, so that no task that cancels all the others finds them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -27,6 +27,16 @@ MOMENT = 0.25
 #: How often tasks that were started while others were cancelled are cancelled as well; those of a program that starts
 #: another one each time are left behind then.
 _ROUNDS = 16
+
+
+@contextmanager
+def closing(runner: asyncio.Runner) -> Iterator[asyncio.Runner]:
+    """Close it at the end of the block, whatever the tasks do that have been left behind."""
+    try:
+        yield runner
+    finally:
+        with suppress(asyncio.CancelledError):  # by a task that cancels all the others, again and again
+            runner.close()
 
 
 def end_tasks(loop: asyncio.AbstractEventLoop, leave: Callable[[], object], since: float, deadline: float) -> None:
@@ -52,8 +62,6 @@ def end_tasks(loop: asyncio.AbstractEventLoop, leave: Callable[[], object], sinc
             except RuntimeError as error:
                 if "stopped before" not in str(error):  # by a task that calls loop.stop()
                     raise
-            except asyncio.CancelledError:  # by a task that cancels all others
-                pass
         if raised is not None:
             raise raised
     finally:
@@ -73,7 +81,6 @@ class _Ending:
         self._since = since
         self._deadline = deadline
         self._task: asyncio.Task[None] | None = None
-        self._own: set[asyncio.Task[Any]] = set()
         # Also those that end before anything is cancelled, as the main task may.
         self._first = asyncio.all_tasks(loop)
         self._cancelled: set[asyncio.Task[Any]] = set()
@@ -100,25 +107,22 @@ class _Ending:
         """A task of this module's own: past the task factory, which may be the trouble."""
         task = asyncio.Task(coro, loop=self._loop)
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # it may be interrupted
-        self._own.add(task)
+        asyncio._unregister_task(task)
         return task
 
     # -- on the loop ---------------------------------------------------------------------------------------------------
 
     async def _end(self) -> None:
         await self._wait(set(self._cancelled), 0.0)  # where this was interrupted
-        await self._cancel((self._first | self._others()) - self._cancelled, 0.0)
+        await self._cancel((self._first | asyncio.all_tasks(self._loop)) - self._cancelled, 0.0)
         closing = self._own_task(self._loop.shutdown_asyncgens())
         await self._wait({closing}, MOMENT)
-        await self._cancel(self._others() - self._cancelled, MOMENT)  # what that has started
+        await self._cancel(asyncio.all_tasks(self._loop) - self._cancelled, MOMENT)  # what that has started
         for task in self._cancelled:
             self._report_error(task)
-        for task in self._others():
+        for task in asyncio.all_tasks(self._loop):
             self._leave_behind(task)
         self.over = True
-
-    def _others(self) -> set[asyncio.Task[Any]]:
-        return asyncio.all_tasks(self._loop) - self._own
 
     async def _cancel(self, tasks: set[asyncio.Task[Any]], extra: float) -> None:
         """Cancel these tasks, and those that they start in the end."""
@@ -129,7 +133,7 @@ class _Ending:
                 task.cancel()
             self._cancelled |= tasks
             await self._wait(tasks, extra)
-            tasks = self._others() - self._cancelled
+            tasks = asyncio.all_tasks(self._loop) - self._cancelled
 
     async def _wait(self, tasks: set[asyncio.Task[Any]], extra: float) -> None:
         """Return when all of them have ended, or a moment after the deadline, which is put off by `extra` seconds."""
@@ -145,16 +149,9 @@ class _Ending:
         """Wait for them until the deadline and `extra` seconds more. True if all have ended."""
         while running := {task for task in tasks if not task.done()}:
             left = max(0.0, self._deadline + extra - monotonic())  # what is to end now still gets a turn
-            try:
-                _, pending = await asyncio.wait(running, timeout=left)
-            except asyncio.CancelledError:
-                if self._task is not asyncio.current_task():  # interrupted, and replaced
-                    raise
-                if not left:
-                    return False
-            else:
-                if pending:
-                    return False
+            _, pending = await asyncio.wait(running, timeout=left)
+            if pending:
+                return False
         return True
 
     def _report_error(self, task: asyncio.Task[Any]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar, TypeVarTuple, Unpack, runtim
 from bridge.callables import as_kind, async_kind, decorates_async, last_name, name_of, shown
 from bridge.diagnostics.switch import wanted
 from bridge.loop.asyncio_host import AsyncioHost
-from bridge.loop.ending import end_tasks
+from bridge.loop.ending import closing, end_tasks
 from bridge.loop.event_loop import EventLoop, new_event_loop
 from bridge.loop.hosts import current_host
 from bridge.loop.watch.foreign_loops import watch_here
@@ -155,7 +155,7 @@ def run_on_asyncio(
     failed = True
     main = None
     try:
-        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        with closing(asyncio.Runner(debug=debug, loop_factory=loop_factory)) as runner:
             runner.get_loop()  # which may fail, and then there should be no coroutine yet
             main = run.main(async_fn, args)
             main.__qualname__ = name_of(async_fn)  # type: ignore[attr-defined]  # for asyncio's messages

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from bridge.executors.process.worker.line import Line
-from bridge.loop.ending import end_tasks
+from bridge.loop.ending import closing, end_tasks
 from bridge.loop.event_loop import new_event_loop
 from bridge.threads.closing import SHUTDOWN_TIMEOUT
 
@@ -26,7 +26,7 @@ def run_coroutine(line: Line, coro: Coroutine[Any, Any, T], context: Context, ca
     Tasks that it leaves are cancelled, and have as long to end as at the end of a program.
     """
     try:
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        with closing(asyncio.Runner(loop_factory=new_event_loop)) as runner:
             try:
                 return runner.run(_watched(line, coro, cancelled), context=context)
             finally:
