@@ -6,6 +6,7 @@ a test which would hang fails instead, with the line that hung.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -134,6 +135,14 @@ def events_of(*codes: str) -> Iterator[list[Event]]:
     with on_event(lambda event: heard.append(event) if event.code in codes else None):
         yield heard
     stream.forget()
+
+
+def logged(caplog: pytest.LogCaptureFixture, name: str, count: int = 1) -> list[logging.LogRecord]:
+    """The records of that logger, once there are so many: events are logged by a thread of their own."""
+    deadline = time.monotonic() + PATIENCE
+    while len(records := [each for each in caplog.records if each.name == name]) < count and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return records
 
 
 def within(thread: threading.Thread) -> None:

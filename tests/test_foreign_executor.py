@@ -26,7 +26,7 @@ import pytest
 import bridge
 from bridge.executors import foreign_futures
 from bridge.threads.here import here
-from tests.conftest import PATIENCE, Gate, within
+from tests.conftest import PATIENCE, Gate, logged, within
 from tests.test_fork import run as run_forking
 from tests.test_thread_executor import until_cancelled
 
@@ -308,7 +308,7 @@ def test_a_run_says_what_has_not_ended_and_goes_its_way(
         caplog.clear()
         with caplog.at_level(logging.ERROR):
             bridge.run(main, executors={"x": executor}, shutdown_timeout=0.05)
-        (record,) = caplog.records
+        (record,) = logged(caplog, "bridge.executors.BRG404")
         assert re.match(r"BRG404 tests\.conftest\.Gate\.wait( in 'theirs')? has not ended", record.getMessage())
         assert says in record.getMessage()
     gate.open()

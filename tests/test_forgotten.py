@@ -20,7 +20,7 @@ from bridge.diagnostics.advice import awaited
 from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.loop.forgotten import RemembersOrigins
-from tests.conftest import events_of
+from tests.conftest import events_of, logged
 
 
 async def save(row: str = "") -> None:
@@ -137,9 +137,9 @@ def test_debug_mode_logs_it_every_time(
             forget("a")
 
     run(twice)
-    assert len(caplog.records) == 1
+    assert len(logged(caplog, "bridge.tasks.BRG201")) == 1
     run(twice, debug=True)
-    assert [record.name for record in caplog.records if "BRG201" in record.name] == 3 * ["bridge.tasks.BRG201"]
+    assert len(logged(caplog, "bridge.tasks.BRG201", 3)) == 3
 
 
 def test_what_is_kept_by_a_traceback_is_told_after_the_loop_has_ended(

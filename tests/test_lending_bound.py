@@ -544,8 +544,10 @@ async def test_a_call_that_is_cancelled_at_the_bound_never_begins() -> None:
     async with bridge.ThreadExecutor(1, max_lent=1) as executor:
         async with flooded(executor, 20):
             for _ in range(50):
-                with anyio.move_on_after(0.001):
-                    await executor.run(called.append, 1)
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(executor.run, called.append, 1)
+                    await until(lambda: executor.statistics().queued == 19)
+                    tasks.cancel_scope.cancel()
             assert executor.statistics().cancelled == 50
             assert executor.statistics().queued == 18
     assert called == []

@@ -21,7 +21,7 @@ from bridge.diagnostics.places import Place, submit_site
 from bridge.threads import trail
 from bridge.threads.job import Job
 from bridge.threads.lost import AttendedFuture
-from tests.conftest import events_of
+from tests.conftest import events_of, logged
 
 
 @pytest.fixture
@@ -57,10 +57,6 @@ def source_of(place: Place | None) -> str:
     return linecache.getline(place.file, place.line).strip()
 
 
-def records_of(caplog: pytest.LogCaptureFixture, name: str) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == name]
-
-
 # -- tasks and futures of a loop ---------------------------------------------------------------------------------------
 
 
@@ -82,8 +78,8 @@ def test_the_line_that_created_the_task_is_told(events: list[Event]) -> None:
 
 def test_the_traceback_is_logged_once_by_asyncio(events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
     run(lose)
-    [asyncios] = records_of(caplog, "asyncio")
-    [bridges] = records_of(caplog, "bridge.tasks.BRG202")
+    [asyncios] = logged(caplog, "asyncio")
+    [bridges] = logged(caplog, "bridge.tasks.BRG202")
     assert asyncios.getMessage().startswith("Task exception was never retrieved")
     assert asyncios.exc_info
     assert not bridges.exc_info
@@ -99,7 +95,7 @@ def test_where_asyncios_logger_is_silent_bridges_has_the_traceback(
         run(lose)
     finally:
         logger.setLevel(before)
-    [record] = records_of(caplog, "bridge.tasks.BRG202")
+    [record] = logged(caplog, "bridge.tasks.BRG202")
     assert record.exc_info
 
 
@@ -128,7 +124,7 @@ def test_a_handler_that_defers_to_the_default_has_it_told_once(
 
     run(main)
     assert len(events) == 1
-    assert len(records_of(caplog, "bridge.tasks.BRG202")) == 1
+    assert len(logged(caplog, "bridge.tasks.BRG202")) == 1
 
 
 def test_other_troubles_of_a_loop_are_not_told(events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +137,7 @@ def test_other_troubles_of_a_loop_are_not_told(events: list[Event], caplog: pyte
 
     run(main)
     assert not events
-    assert len(records_of(caplog, "asyncio")) == 2
+    assert len(logged(caplog, "asyncio", 2)) == 2
 
 
 def test_what_is_asked_for_or_cancelled_is_not_told(events: list[Event]) -> None:
@@ -197,7 +193,7 @@ def test_in_debug_mode_it_is_the_line_of_create_task_and_every_time(
 
     run(main, debug=True)
     assert [source_of(event.place).endswith("# the task") for event in events] == [True, True]
-    assert len(records_of(caplog, "bridge.tasks.BRG202")) == 2
+    assert len(logged(caplog, "bridge.tasks.BRG202", 2)) == 2
 
 
 def test_in_debug_mode_a_future_is_told_by_the_line_that_made_it(events: list[Event]) -> None:
@@ -230,7 +226,7 @@ def test_a_future_is_told_by_the_line_that_raised_if_that_is_all_there_is(events
 def test_nothing_is_told_where_diagnostics_are_off(events: list[Event], caplog: pytest.LogCaptureFixture) -> None:
     run(lose, diagnostics=False)
     assert not events
-    assert len(records_of(caplog, "asyncio")) == 1
+    assert len(logged(caplog, "asyncio")) == 1
 
 
 def test_any_loop_can_be_served(
@@ -255,8 +251,8 @@ def test_any_loop_can_be_served(
         runner.run(main())
     gc.collect()
     assert [event.code for event in events] == ["BRG202", "BRG202"]
-    assert len(records_of(caplog, "bridge.tasks.BRG202")) == 1
-    assert len(records_of(caplog, "asyncio")) == 2
+    assert len(logged(caplog, "bridge.tasks.BRG202")) == 1
+    assert len(logged(caplog, "asyncio", 2)) == 2
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
@@ -351,7 +347,7 @@ def test_a_future_of_a_portal_is_told_if_nobody_asks_it(events: list[Event], cap
     assert source_of(event.place).endswith("# the portal")
     assert "in fail(), sent at" in event.headline
     assert event.details[1].endswith("# the thread")
-    [record] = records_of(caplog, "bridge.tasks.BRG202")
+    [record] = logged(caplog, "bridge.tasks.BRG202")
     assert record.exc_info
 
 

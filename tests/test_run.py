@@ -16,7 +16,7 @@ import pytest
 
 import bridge
 from bridge.loop import EventLoop
-from tests.conftest import PATIENCE, Gate
+from tests.conftest import PATIENCE, Gate, logged
 
 BACKENDS: Any = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -247,6 +247,7 @@ def test_a_function_that_does_not_end_is_reported_with_its_stack_and_left_behind
     try:
         with caplog.at_level(logging.ERROR):
             assert bridge.run(main, backend=backend, shutdown_timeout=0.1, executors=executors) == "done"
+        logged(caplog, "bridge.executors.BRG404")
         (message,) = stuck_functions(caplog)
         assert "stuck_in_here has not ended 0.1 s after" in message
         assert "is left behind" in message
@@ -273,6 +274,7 @@ def test_a_stuck_function_that_is_awaited_costs_one_shutdown_timeout_in_all(
         begun = time.monotonic()
         bridge.run(main, shutdown_timeout=1.0)
         took = time.monotonic() - begun
+        logged(caplog, "bridge.executors.BRG404")
         assert len(stuck_functions(caplog)) == 1
         assert 0.9 <= took < 1.9, f"{took:.1f} s, with shutdown_timeout=1.0"
     finally:

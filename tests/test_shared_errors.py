@@ -36,8 +36,8 @@ def raise_what_is_shared() -> None:
 
 @pytest.mark.anyio
 async def test_a_traceback_that_another_thread_takes_away_ends_no_worker() -> None:
-    with pytest.raises(KeyError, match="shared") as caught:
-        await bridge.to_thread(raise_what_is_shared)
-    assert caught.value is SHARED
-    assert await bridge.to_thread(sys.gettrace) is not None  # in the same worker thread, which is still there
-    await bridge.to_thread(sys.settrace, None)
+    async with bridge.ThreadExecutor(1) as executor:
+        with pytest.raises(KeyError, match="shared") as caught:
+            await executor.run(raise_what_is_shared)
+        assert caught.value is SHARED
+        assert await executor.run(sys.gettrace) is not None  # in the same worker thread, which is still there

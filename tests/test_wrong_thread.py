@@ -23,7 +23,7 @@ from bridge.diagnostics.events import Event
 from bridge.diagnostics.places import Place
 from bridge.loop import wrong_thread
 
-from .conftest import PATIENCE, events_of, within
+from .conftest import PATIENCE, events_of, logged, within
 
 SEED = 20240301
 
@@ -231,7 +231,7 @@ def test_a_line_is_logged_once_and_told_each_time(events: list[Event], caplog: p
 
     run(main)
     assert len(events) == 5
-    assert len([record for record in caplog.records if record.name == "bridge.threads.BRG301"]) == 1
+    assert len(logged(caplog, "bridge.threads.BRG301")) == 1
 
 
 def test_a_handle_can_be_cancelled(events: list[Event]) -> None:
