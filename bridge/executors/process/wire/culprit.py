@@ -56,13 +56,17 @@ class _Search:
         """The culprit among these parts, or in them. None if none of them fails, or only because of what lies above."""
         suspect = None
         untried = []
+        in_time = True
         for name, part in steps:
             if id(part) in self._above:
                 suspect = suspect or _ABOVE
             if id(part) in self._seen or isinstance(part, (int, str, float, bytes, type(None))):
                 continue
-            if self._left <= 0 or perf_counter() > self._until:
-                return suspect
+            in_time = self._left > 0 and perf_counter() <= self._until
+            if not in_time:
+                if is_mock(part):  # few of these can be pickled
+                    untried = [(name, part)]
+                break
             self._left -= 1
             error = self._attempt(part)
             if isinstance(error, Untried):
@@ -74,8 +78,8 @@ class _Search:
             if found is not _ABOVE:
                 return found
             suspect = path + name, error
-        if suspect is None and len(untried) == 1:  # all the others can be pickled
-            [(name, part)] = untried
+        if suspect is None and len(untried) == 1 and (in_time or is_mock(untried[0][1])):
+            [(name, part)] = untried  # all the others can be pickled
             return self._inside(part, path + name, self._error, level)
         return suspect
 

@@ -244,7 +244,7 @@ def _dump(bench: _Workbench, obj: Any, blobs: list[Any], iterables_as_handles: b
 class _Nowhere:
     """What a part is pickled into, to see whether it can be."""
 
-    _left = 1 << 22
+    _left = 1 << 20
 
     def write(self, data: Any) -> None:
         self._left -= memoryview(data).nbytes
