@@ -7,8 +7,9 @@ from threading import Event
 from time import monotonic, perf_counter
 
 from bridge.executors.process import obituary, tree
+from bridge.executors.process.child import AFTER_KILLING
 from bridge.executors.process.crew import Crew, crews
-from bridge.executors.process.launch import AFTER_KILLING, end_all
+from bridge.executors.process.launch import end_all
 from bridge.executors.process.member import Member
 from bridge.threads.closing import SHUTDOWN_TIMEOUT
 from bridge.threads.job import Job, name_of

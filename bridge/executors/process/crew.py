@@ -153,7 +153,9 @@ class Crew:
         self.post(partial(self.roster.outcomes.cancel, job, kill))
 
     def post(self, action: Callable[[], object]) -> None:
-        """Have `action` done on the home's thread, under its turn."""
+        """Have `action` done on the home's thread, under its turn. A crew that is finished has nothing to be done."""
+        if self.finished:
+            return
         self._incoming.append(action)
         if not self._rung:
             self._ring(self._home or self._any_home())
@@ -192,6 +194,8 @@ class Crew:
             with suppress(LoopClosed):
                 host.call_soon(ready.set, ())
 
+        if self.closing:
+            raise self._closed_error()
         self._incoming.append(partial(self.roster.prestart, count, told))
         self._ring(self._home or self._home_for(host))
         await ready.wait()
@@ -368,6 +372,9 @@ class Crew:
         """Take no more jobs; the workers end when all is done. Does not wait."""
         self.closing = True
         self._clear_wrecks()
+        if self.finished:
+            self._finish()  # perhaps that was interrupted
+            return
         if cancel_queued:
             self._incoming.append(self._drop_queued)
         if self._home is None and not (self._incoming or self.todo):
@@ -404,7 +411,7 @@ class Crew:
 
     def _end_if_done(self) -> None:
         roster = self.roster
-        if not self.finished and roster.at_rest and not self._incoming and not self.todo:
+        if roster.at_rest and not self._incoming and not self.todo:
             roster.dismiss()
             if not roster.members and not roster.starting:
                 self._finish()
@@ -412,6 +419,7 @@ class Crew:
     def _finish(self) -> None:
         # Whatever of this is interrupted, the next `close` does again.
         self.helpers.close()
+        self.roster.outcomes.fail_awaited(lambda job: self._closed_error())
         home, self._home = self._home, None
         if home is not None:
             home.end()

@@ -12,18 +12,16 @@ descendants of a process means reading all of /proc.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from bridge.executors.process import deaths, obituary, tree
 from bridge.executors.process.calls import RemoteCalls
-from bridge.executors.process.launch import Lifelines
+from bridge.executors.process.launch import Lifelines, end_at_once
 from bridge.executors.process.logs import levels
 from bridge.executors.process.member import Member
 from bridge.executors.process.wire import frames
@@ -37,6 +35,10 @@ if TYPE_CHECKING:
 
 #: Workers that may die in a row while they start, before those who wait are told.
 ATTEMPTS = 3
+#: Seconds before another worker is started when one could not be; twice as long each time, up to the longest.
+PAUSE, LONGEST_PAUSE = 0.25, 10.0
+#: Seconds after which a worker that was killed and has not ended is killed once more.
+AGAIN = 1.0
 #: Seconds between two looks at the memory of those that run.
 MEMORY_INTERVAL = 0.02
 #: Seconds that an ended worker has to leave, at least, before it is killed.
@@ -64,8 +66,16 @@ class Endings:
             return
         member = Member(crew, lifelines, crew.options.max_tasks_per_child)
         member.calls = RemoteCalls(crew, member)
+        try:
+            roster.watch(member)
+        except Exception as reason:  # the loop can watch no more
+            roster.unwatch(member)
+            crew.aside(_ignore, end_at_once, lifelines)
+            roster.starting -= 1
+            self._start_failed(partial(obituary.could_not_start, crew.name, reason))
+            return
         roster.members.add(member)
-        roster.watch(member)
+        member.send(frames.PREPARE, 0, lifelines.preparation)
         options = crew.options
         try:
             setup = frames.Setup(options.initializer, options.initargs, options.context_specs, levels())
@@ -96,11 +106,20 @@ class Endings:
         self.kill(member)
 
     def _start_failed(self, error_for: Callable[[Job], BaseException]) -> None:
-        self._failed_starts += 1
         roster = self._roster
         roster.wanted, roster.spare = 0, False
-        if self._failed_starts >= ATTEMPTS and not any(member.ready for member in roster.members):
-            roster.outcomes.fail_queued(error_for)
+        pause = min(PAUSE * 2**self._failed_starts, LONGEST_PAUSE)
+        self._failed_starts += 1
+        if self._failed_starts >= ATTEMPTS:
+            roster.outcomes.fail_awaited(error_for)
+            if not any(member.ready for member in roster.members):
+                roster.outcomes.fail_queued(error_for)
+                return
+        roster.paused = True
+        self._crew.timers.after(pause, self._go_on)
+
+    def _go_on(self) -> None:
+        self._roster.paused = False
 
     # -- retirement ----------------------------------------------------------------------------------------------------
 
@@ -144,14 +163,21 @@ class Endings:
 
     def _terminate(self, member: Member) -> None:
         member.retiring = True
-        self._crew.aside(_ignore, tree.end, member.pid, signal.SIGTERM)
+        self._crew.aside(_ignore, tree.end, member.lifelines.child, signal.SIGTERM)
         self._after(member, self._crew.options.grace, self.kill)
 
     def kill(self, member: Member) -> None:
         """End a worker and its descendants at once."""
         member.retiring = True
         if member in self._roster.members:
-            self._crew.aside(_ignore, tree.end, member.pid, signal.SIGKILL)
+            self._crew.aside(_ignore, tree.end, member.lifelines.child, signal.SIGKILL)
+            member.alarms.append(self._crew.timers.after(AGAIN, partial(self._kill_again, member)))
+
+    def _kill_again(self, member: Member) -> None:
+        if member.lifelines.child.poll():
+            self.ended(member)  # and nothing has said so
+        else:
+            self.kill(member)
 
     def _after(self, member: Member, seconds: float, step: Callable[[Member], object]) -> None:
         if seconds <= 0:
@@ -167,8 +193,6 @@ class Endings:
             return
         crew, roster = self._crew, self._roster
         roster.exchange.hear_the_rest(member)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(member.pid, signal.SIGKILL)  # what it has left behind; its number is taken until it is reaped
         code = member.exit_code()
         phase = member.phase
         ran_since = {job: job.started_at for job, _ in member.in_flight.values()}
@@ -188,9 +212,7 @@ class Endings:
         for job in had_begun:
             self._casualty(member, job, code, perf_counter() - ran_since[job])
         crew.todo.append(member.calls.drop_all)
-        lines = member.lifelines
-        crew.home.unwatch(lines.sock.fileno())
-        crew.home.unwatch(lines.ended)
+        roster.unwatch(member)
         member.close()
         if not member.ready:
             roster.starting -= 1

@@ -88,6 +88,8 @@ class Exchange:
             for forgotten in member.store.take_forgotten():
                 member.send(frames.FORGET, forgotten)
                 self._roster.to_flush(member)
+        elif kind == frames.LOST:
+            member.store.lose(ident)
         elif kind == frames.FORGET:
             member.unpacker.mappings.forget(ident)
         elif kind == frames.READY:

@@ -1,17 +1,17 @@
 """Where a crew lives: the event loop on whose thread all its state is touched, and that watches its descriptors.
 
-A Home is made for one loop. It watches copies of descriptors, so that a crew that moves to another home, or a worker that
-is gone, never leaves a number behind that the old loop takes for something else.
+A Home is made for one loop. When the crew has moved to another one, it forgets what it has watched in its own thread, and
+perhaps later; until then those descriptors stay open (`Lifelines`), so that no other can get their numbers.
 """
 
 from __future__ import annotations
 
-import os
 from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable
 from typing import Any
 
 from bridge.errors import LoopClosed
+from bridge.executors.process.launch import Lifelines
 from bridge.loop.asyncio_host import AsyncioHost
 from bridge.loop.event_loop import EventLoop
 from bridge.loop.loop_thread import LoopThread
@@ -26,7 +26,7 @@ class Home:
     def __init__(self, host: AsyncioHost, when_it_ends: Callable[[Home], object]):
         self.host: AsyncioHost = host
         self.loop: AbstractEventLoop = host.loop
-        self._copies: dict[int, int] = {}
+        self._watched: dict[int, Lifelines] = {}
         self._when_it_ends = when_it_ends
         #: Does it watch what the crew has to do with?
         self.begun: bool = False
@@ -54,26 +54,27 @@ class Home:
     def is_gone(self) -> bool:
         return self.loop.is_closed() or self.host.closed is not None
 
-    def watch(self, descriptor: int, callback: Callable[..., object], *args: Any) -> None:
-        """Have `callback(*args)` called whenever `descriptor` is readable."""
-        self._copies[descriptor] = copy = os.dup(descriptor)
-        self.loop.add_reader(copy, callback, *args)
+    def watch(self, lines: Lifelines, descriptor: int, callback: Callable[..., object], *args: Any) -> None:
+        """Have `callback(*args)` called whenever `descriptor`, of those `lines`, is readable. Raises OSError."""
+        lines.watch(self, descriptor)
+        self._watched[descriptor] = lines
+        self.loop.add_reader(descriptor, callback, *args)
 
     def watch_writable(self, descriptor: int, callback: Callable[..., object], *args: Any) -> None:
         """Likewise when it is writable, for a descriptor that is watched already."""
-        self.loop.add_writer(self._copies[descriptor], callback, *args)
+        self.loop.add_writer(descriptor, callback, *args)
 
     def unwatch_writable(self, descriptor: int) -> None:
-        self.loop.remove_writer(self._copies[descriptor])
+        self.loop.remove_writer(descriptor)
 
     def unwatch(self, descriptor: int) -> None:
         """Watch it no longer; harmless if it is not watched."""
-        copy = self._copies.pop(descriptor, None)
-        if copy is not None:
+        lines = self._watched.pop(descriptor, None)
+        if lines is not None:
             if not self.loop.is_closed():
-                self.loop.remove_reader(copy)
-                self.loop.remove_writer(copy)
-            os.close(copy)
+                self.loop.remove_reader(descriptor)
+                self.loop.remove_writer(descriptor)
+            lines.unwatch(self, descriptor)
 
     def leave(self) -> None:
         """The crew has moved out. From any thread."""
@@ -85,7 +86,7 @@ class Home:
 
     def _forget_all(self) -> None:
         self.host.when_closed.discard(self._ended)
-        for descriptor in list(self._copies):
+        for descriptor in list(self._watched):
             self.unwatch(descriptor)
 
     def end(self) -> None:

@@ -1,163 +1,272 @@
-"""Starting one worker process, through loky's context. Blocks for some milliseconds, so it is done in a helper thread.
+"""Starting one worker process. Blocks for some milliseconds, so it is done in a helper thread.
 
 What the two processes share is made here, before the process is: two socket pairs (frames, descriptors), the pipe of
 permits, the lifeline, the shared page, all without a name in any file system. If starting fails, all of it is closed.
 
-multiprocessing does not know these processes: at the program's end it waits for its own without a limit. They are known
-here, from before they are started until they are reaped.
+    python [the options of this one] -c "sys.path as here; import the worker's side; main(descriptors)" NAME
+        └─ PREPARATION, the first frame: sys.argv, and what multiprocessing would tell it
+
+The worker is to die with this process, so nothing else may hold its lifeline: a process that is forked off closes its
+copies, and waits with the fork while a channel is half made.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import signal
 import socket
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from multiprocessing.context import assert_spawning, get_spawning_popen
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import process as this_process
+from multiprocessing import resource_tracker, spawn
+from threading import RLock
 from time import monotonic
-from typing import Any
-
-from loky.backend import get_context
 
 from bridge.executors.process import tree
+from bridge.executors.process.child import AFTER_KILLING, Child, forget_all, start, started
 from bridge.executors.process.wire.page import SIZE, SharedPage, anonymous_file
-from bridge.executors.process.worker.main import main
 
-#: Seconds for which killed processes are waited for.
-AFTER_KILLING = 5.0
+#: Where a worker begins.
+WORKER = "bridge.executors.process.worker.main"
 #: Bytes that the kernel may hold between the two processes, in each direction, so that neither waits for short frames.
 SOCKET_BUFFER = 1 << 18
+#: Modules of multiprocessing whose objects have names, which its resource tracker removes at the end.
+_TRACKED = ("multiprocessing.shared_memory", "multiprocessing.synchronize")
 
 
-@dataclass(slots=True)
 class Lifelines:
-    """The parent's ends of everything that leads to one worker process."""
+    """The parent's ends of everything that leads to one worker process, and the process.
 
-    process: Any
-    sock: socket.socket
-    descriptors: socket.socket
-    #: Ends of the pipe of permits: to give them, and to take them back.
-    give: int
-    take: int
-    lifeline: int
-    page: SharedPage
-    #: Readable when the process has ended.
-    ended: int
-    #: The descriptors among these that are still open.
-    numbers: list[int] = field(init=False)
+    The descriptors that a loop watches, `sock` and `ended`, are closed when the last loop has forgotten them: a number
+    that is used again must not be taken for what it was.
+    """
 
-    def __post_init__(self) -> None:
-        self.numbers = [self.give, self.take, self.lifeline, self.ended]
+    def __init__(self) -> None:
+        self.child: Child
+        self.sock: socket.socket
+        self.descriptors: socket.socket
+        #: To give permits, and to take them back.
+        self.give: int
+        self.take: int
+        self.page: SharedPage
+        #: The payload of the first frame.
+        self.preparation: bytes
+        self._closers: dict[int, Callable[[], object]] = {}  # of all that is open, by number
+        self._watched: set[tuple[object, int]] = set()
+        self._closing = False
+        _open.add(self)
+
+    def keep(self, descriptor: int, close: Callable[[], object] | None = None) -> int:
+        """Have a descriptor closed with the others."""
+        self._closers[descriptor] = close or partial(os.close, descriptor)
+        return descriptor
+
+    def drop(self, *descriptors: int) -> None:
+        """Close some of them now."""
+        for descriptor in descriptors:
+            close = self._closers.pop(descriptor, None)
+            if close is not None:
+                close()
+
+    def watch(self, watcher: object, descriptor: int) -> None:
+        """From now on `watcher` watches `descriptor`, which stays open until it does no longer."""
+        self._watched.add((watcher, descriptor))
+
+    def unwatch(self, watcher: object, descriptor: int) -> None:
+        """`watcher` does so no longer. From any thread."""
+        self._watched.discard((watcher, descriptor))
+        if self._closing:
+            self.close()
 
     def close(self) -> None:
-        """Let go of everything; if the worker still lives, it dies of it. Idempotent."""
-        _open.pop(id(self), None)
-        self.sock.close()
-        self.descriptors.close()
-        while self.numbers:
-            os.close(self.numbers.pop())
-        self.page.close()
+        """Let go of everything; if the worker still lives, it dies of it. From any thread; idempotent."""
+        self._closing = True
+        watched = {descriptor for _, descriptor in list(self._watched)}
+        self.drop(*(each for each in list(self._closers) if each not in watched))
+        if "page" in self.__dict__:
+            self.page.close()
+        if not self._closers:
+            _open.discard(self)
+
+    def close_copies(self) -> None:
+        """In the child of a fork, where no loop watches anything: what is closed are copies."""
+        self._watched.clear()
+        self.close()
 
 
 #: Those that are not closed. A crew may become garbage together with a loop whose end nobody has told, and be brought
 #: back by its executor's finalizer in order to end its workers: the sockets must not have been finalized then.
-_open: dict[int, Lifelines] = {}
+_open: set[Lifelines] = set()
+
+#: Held while a channel and its process are made, and while this process is forked.
+_making = RLock()
 
 
-#: Processes that are being started, or were and have not been reaped.
-_started: set[Any] = set()
-
-
-class _Inherited:
-    """A descriptor as an argument of a process: the child has it under the same number."""
-
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        assert_spawning(self)
-        popen: Any = get_spawning_popen()
-        return int, (popen.duplicate_for_child(self.descriptor),)
-
-
-def launch(name: str, env: Mapping[str, str]) -> Lifelines:
+def launch(name: str, environment: Mapping[str, str]) -> Lifelines:
     """Start a worker process. Raises OSError and whatever else keeps a process from being started."""
-    import psutil  # noqa: F401 - now, while there is time, and not when a worker has to be ended
+    with suppress(Exception):  # where it finds no /proc
+        import psutil  # noqa: F401 - now, while there is time, and not when a worker has to be ended
+    with _making, _standard_streams():
+        lines = Lifelines()
+        try:
+            _make(lines, name, environment)
+        except BaseException:
+            lines.close()
+            raise
+        return lines
 
-    with ExitStack() as undo, ExitStack() as theirs:
-        mine, yours = _socket_pair(undo, theirs)
-        my_descriptors, your_descriptors = _socket_pair(undo, theirs)
-        take, give = _pipe(undo, undo)
-        hear, lifeline = _pipe(theirs, undo)
-        page = anonymous_file("bridge-page", SIZE)
-        theirs.callback(os.close, page)
-        inherited = [yours.fileno(), your_descriptors.fileno(), take, hear, page]
-        process = get_context("loky").Process(
-            target=main, args=tuple(_Inherited(each) for each in inherited), name=name, env=dict(env)
-        )
-        shared = SharedPage(page)
-        _reap_ended()
-        _started.add(process)
-        undo.callback(_started.discard, process)
-        process._popen = process._Popen(process)  # `start` would add it to the children of multiprocessing
-        os.set_inheritable(take, False)
-        mine.setblocking(False)
+
+def _make(lines: Lifelines, name: str, environment: Mapping[str, str]) -> None:
+    lines.sock, its_sock = _socket_pair(lines)
+    lines.descriptors, its_descriptors = _socket_pair(lines)
+    take, give = _pipe(lines)
+    lifeline, _ = _pipe(lines)
+    page = lines.keep(anonymous_file("bridge-page", SIZE))
+    lines.page = SharedPage(page)
+    inherited = [its_sock, its_descriptors, take, lifeline, page]
+    theirs = [its_sock, its_descriptors, lifeline, page]
+    both = _both_ends(lines, take)
+    if both is None:
+        lines.take, lines.give = take, give
         os.set_blocking(give, False)
-        ended = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else os.dup(process._popen.sentinel)
-        undo.pop_all()
-        lifelines = Lifelines(process, mine, my_descriptors, give, take, lifeline, shared, ended)
-        _open[id(lifelines)] = lifelines
-        return lifelines
+    else:
+        lines.take = lines.give = both
+        theirs += [take, give]
+    tracker = _tracker()
+    lines.preparation = _preparation(name, tracker)
+    lines.child = start(
+        _command(name, inherited),
+        {**os.environ, **environment},
+        inherited if tracker is None else [*inherited, tracker],
+    )
+    lines.keep(lines.child.ended)
+    lines.drop(*theirs)
+    lines.sock.setblocking(False)
 
 
-def reap(process: Any) -> int | None:
-    """Return the exit code of a process that has ended, as multiprocessing gives it; None if it was taken elsewhere."""
-    code: int | None = process.exitcode
-    _started.discard(process)
-    return code
-
-
-def _reap_ended() -> None:
-    """Processes whose end was noticed by nobody, because what would have noticed it was interrupted."""
-    for process in list(_started):
-        if process.exitcode is not None:
-            _started.discard(process)
-
-
-def end_at_once(lifelines: Lifelines) -> None:
+def end_at_once(lines: Lifelines) -> None:
     """Kill and reap one process, and let go of everything that leads to it. Idempotent."""
-    process = lifelines.process
-    if process in _started:
-        tree.end(process.pid, signal.SIGKILL)
-        process._popen.wait(AFTER_KILLING)
-        reap(process)
-    lifelines.close()
+    tree.end(lines.child, signal.SIGKILL)
+    lines.child.wait(AFTER_KILLING)
+    lines.close()
 
 
 def end_all(within: float) -> None:
     """Kill and reap every worker process of this program that is left, in at most `within` seconds."""
-    processes = [process for process in list(_started) if process.pid and process._parent_pid == os.getpid()]
-    for process in processes:
-        tree.end(process.pid, signal.SIGKILL)
+    children = started()
+    for child in children:
+        tree.end(child, signal.SIGKILL)
     deadline = monotonic() + within
-    for process in processes:
-        process._popen.wait(max(0.0, deadline - monotonic()))
-        reap(process)
+    for child in children:
+        child.wait(max(0.0, deadline - monotonic()))
 
 
-def _socket_pair(undo: ExitStack, theirs: ExitStack) -> tuple[socket.socket, socket.socket]:
-    mine, yours = socket.socketpair()
-    undo.callback(mine.close)
-    theirs.callback(yours.close)
-    for end in (mine, yours):
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+def _command(name: str, descriptors: Sequence[int]) -> list[str]:
+    """`sys.path` is set before anything is imported: -c puts the working folder first. The name is for `ps`."""
+    folders = ascii([_original_folder() if each == "" else each for each in sys.path if isinstance(each, str)])
+    code = f"import sys; sys.path[:] = {folders}; from {WORKER} import main; main{tuple(descriptors)}"
+    return [os.fsdecode(spawn.get_executable()), *_options(), "-c", code, name]
+
+
+def _original_folder() -> str | None:
+    """What multiprocessing takes the empty entry of `sys.path` for."""
+    folder: str | None = this_process.ORIGINAL_DIR  # type: ignore[attr-defined]
+    return folder
+
+
+def _options() -> list[str]:
+    """The interpreter's own: -O, -W, -X and so on."""
+    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
+    if getattr(sys.__stdout__, "write_through", False):
+        options.append("-u")
+    return options
+
+
+def _tracker() -> int | None:
+    """The descriptor of multiprocessing's resource tracker, which all processes of a program are to share, if there is
+    anything for it to track."""
+    if resource_tracker._resource_tracker._fd is None and not any(each in sys.modules for each in _TRACKED):  # type: ignore[attr-defined]
+        return None
+    return resource_tracker.getfd()
+
+
+def _preparation(name: str, tracker: int | None) -> bytes:
+    """What the worker is told first; see `worker.preparation`."""
+    here = this_process.current_process()
+    return pickle.dumps(
+        {
+            "name": name,
+            "argv": [str(each) for each in sys.argv],
+            "authkey": bytes(here.authkey),
+            "folder": _original_folder(),
+            "method": multiprocessing.get_start_method(allow_none=True),
+            "parent": (here.name, os.getpid()),
+            "tracker": tracker,
+        }
+    )
+
+
+# -- descriptors ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _standard_streams() -> Iterator[None]:
+    """Numbers 0 to 2 are taken meanwhile, and inherited: a daemon may have closed them, and what is opened would get
+    them."""
+    opened: list[int] = []
+    try:
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            opened.append(descriptor)
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
+        yield
+    finally:
+        for each in opened:
+            os.close(each)
+
+
+def _socket_pair(lines: Lifelines) -> tuple[socket.socket, int]:
+    mine, its = socket.socketpair()
+    for end in (mine, its):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
-    return mine, yours
+    lines.keep(mine.fileno(), mine.close)
+    return mine, lines.keep(its.detach())
 
 
-def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+def _pipe(lines: Lifelines) -> tuple[int, int]:
     read, write = os.pipe()
-    reader.callback(os.close, read)
-    writer.callback(os.close, write)
-    return read, write
+    return lines.keep(read), lines.keep(write)
+
+
+def _both_ends(lines: Lifelines, pipe: int) -> int | None:
+    """One descriptor with which that pipe is read and written; None where there is none to be had."""
+    try:
+        both = lines.keep(os.open(f"/proc/self/fd/{pipe}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return None
+    if os.path.sameopenfile(both, pipe):
+        return both
+    lines.drop(both)  # that is not this process's /proc
+    return None
+
+
+# -- forks ---------------------------------------------------------------------------------------------------------------
+
+
+def _after_fork_in_child() -> None:
+    _making.release()
+    forget_all()
+    for lines in list(_open):
+        lines.close_copies()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork_in_child)

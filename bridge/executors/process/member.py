@@ -11,13 +11,14 @@ without work needs no permit, because nothing can be ahead of it.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bridge.executors.process.launch import Lifelines, end_at_once, reap
+from bridge.executors.process.launch import Lifelines, end_at_once
 from bridge.executors.process.wire import alike, frames
 from bridge.executors.process.wire.blocks import BlockStore, Mappings
 from bridge.executors.process.wire.page import BEGUN, CANCEL, PHASE, STEP
@@ -34,6 +35,8 @@ _jobs_header = Struct(frames.HEADER.format + alike.HEAD.format[1:]).pack
 
 #: Jobs that may be in one worker's pipe. A permit is the last byte of a job's number, so it must stay far below 256.
 MOST_IN_FLIGHT = 100
+#: Seconds within which a process that has ended can be reaped.
+REAP = 0.2
 
 
 class StreamJob(Job):
@@ -60,7 +63,7 @@ class Member:
 
     def __init__(self, crew: Crew, lifelines: Lifelines, tasks: int | None):
         self.crew: Crew = crew
-        self.pid: int = lifelines.process.pid
+        self.pid: int = lifelines.child.pid
         self.lifelines: Lifelines = lifelines
         self.started_at: float = perf_counter()
         self.completed: int = 0
@@ -92,8 +95,8 @@ class Member:
         self.inflow: frames.Inflow = frames.Inflow()
         self.store: BlockStore = BlockStore(self._send_descriptor)
         self.packer: Packer = Packer(self.store, direction="out")
-        self.released: list[int] = []
-        self.unpacker: Unpacker = Unpacker(Mappings(self._receive_descriptor, self.released.append), direction="home")
+        self.returned: list[tuple[int, int]] = []  # what it is to be told of its blocks
+        self.unpacker: Unpacker = Unpacker(Mappings(lifelines.descriptors, self.returned.append), direction="home")
 
     def __repr__(self) -> str:
         return f"<worker process {self.pid}, {len(self.in_flight)} in flight>"
@@ -169,7 +172,7 @@ class Member:
 
     def flush(self) -> bool:
         """Send what there is; False if some of it has to wait until the socket is writable."""
-        if self.released:
+        if self.returned:
             self._give_back_blocks()
         if self.blocked or not self._out:
             return not self.blocked
@@ -191,15 +194,11 @@ class Member:
         return True
 
     def _give_back_blocks(self) -> None:
-        while self.released:
-            self.send(frames.RELEASE, self.released.pop())
+        while self.returned:
+            self.send(*self.returned.pop())
 
     def _send_descriptor(self, descriptor: int, message: bytes) -> None:
         socket.send_fds(self.lifelines.descriptors, [message], [descriptor])
-
-    def _receive_descriptor(self) -> tuple[int, bytes]:
-        message, descriptors, _, _ = socket.recv_fds(self.lifelines.descriptors, 256, 1)
-        return descriptors[0], message
 
     # -- taking --------------------------------------------------------------------------------------------------------
 
@@ -271,9 +270,11 @@ class Member:
 
     def exit_code(self) -> int | None:
         """As `multiprocessing.Process.exitcode`; None if somebody else has taken it away."""
-        code = reap(self.lifelines.process)
-        self.lifelines.process = None
-        return code
+        child = self.lifelines.child
+        if not child.wait(REAP):  # it has closed what tells its end, and goes on
+            child.signal(signal.SIGKILL)
+            child.wait(REAP)
+        return child.exit_code
 
     def bury(self) -> tuple[list[Job], list[Job]]:
         """When it is dead and all it said has been heard: the jobs that it had begun, and those it had not."""

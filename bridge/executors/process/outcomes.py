@@ -151,6 +151,10 @@ class Outcomes:
         for job in self._roster.drop_queue():
             if job.remote is not None or (not job.withdrawn and job.begin()):
                 self.fail(job, error_for(job))
+        self.fail_awaited(error_for)
+
+    def fail_awaited(self, error_for: Callable[[Job], BaseException]) -> None:
+        """Those who wait for workers before there is work are told why there are none."""
         waiting, self._roster.awaited = self._roster.awaited, []
         for _, ready in waiting:
             self._crew.todo.append(partial(ready, error_for(_NO_JOB)))

@@ -22,8 +22,9 @@ from bridge.executors.process.crew_watch import report_lent_out
 from bridge.executors.process.dispatcher import Dispatcher
 from bridge.executors.process.endings import Endings
 from bridge.executors.process.exchange import Exchange
-from bridge.executors.process.launch import launch
+from bridge.executors.process.launch import Lifelines, launch
 from bridge.executors.process.member import Member
+from bridge.executors.process.options import Options
 from bridge.executors.process.outcomes import Outcomes
 from bridge.executors.process.wire import frames
 from bridge.threads.job import Job
@@ -52,6 +53,7 @@ class Roster:
         self.running: int = 0  # workers with a job that does not wait for the parent
         self.lent: int = 0  # workers with a job that does
         self.starting: int = 0
+        self.paused: bool = False  # starting: the last one could not be started
         self.spare: bool = False  # keep one worker more than there is work for
         self.wanted: int = 0  # workers that were asked for before there is work
         self.awaited: list[tuple[int, Callable[[BaseException | None], object]]] = []
@@ -264,6 +266,8 @@ class Roster:
     # -- hiring --------------------------------------------------------------------------------------------------------
 
     def _hire(self) -> None:
+        if self.paused:
+            return
         crew = self.crew
         needed = min(self._startable(), self._max - self.running)
         if not crew.closing:
@@ -273,7 +277,7 @@ class Roster:
         for _ in range(needed - self.starting):
             self.starting += 1
             number = next(crew.numbers)
-            crew.aside(self.endings.launched, launch, f"{crew.name}-{number}", crew.options.environment())
+            crew.aside(self.endings.launched, _launch, f"{crew.name}-{number}", crew.options)
 
     def _startable(self) -> int:
         """The queued jobs that may begin as soon as there are workers for them."""
@@ -311,10 +315,16 @@ class Roster:
         """Notice what it says, and its end."""
         crew, home = self.crew, self.crew.home
         lines = member.lifelines
-        home.watch(lines.sock.fileno(), crew.look, home, partial(self.exchange.hear, member))
-        home.watch(lines.ended, crew.look, home, partial(self.endings.ended, member))
+        home.watch(lines, lines.sock.fileno(), crew.look, home, partial(self.exchange.hear, member))
+        home.watch(lines, lines.child.ended, crew.look, home, partial(self.endings.ended, member))
         if member.blocked:
             self.exchange.wait_until_writable(member)
+
+    def unwatch(self, member: Member) -> None:
+        """Notice nothing of it any more."""
+        home, lines = self.crew.home, member.lifelines
+        home.unwatch(lines.sock.fileno())
+        home.unwatch(lines.child.ended)
 
     def kill_all(self) -> None:
         """End every worker at once, with what it runs."""
@@ -329,3 +339,7 @@ class Roster:
         for member in self.members:
             if not member.ready and not member.retiring:
                 self.endings.kill(member)
+
+
+def _launch(name: str, options: Options) -> Lifelines:
+    return launch(name, options.environment())

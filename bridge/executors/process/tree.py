@@ -1,7 +1,8 @@
-"""A worker process and what it has started, as the operating system sees them: ending them, measuring them.
+"""A worker process and what it has started: ending them, measuring them.
 
 A worker leads a process group of its own. What it starts is in that group, unless it made itself a session or a group;
-then it is still a descendant. A process is only touched if it is a child of this one, or descends from such a child.
+then it is still a descendant. The worker and its group are always reached. Its descendants are found through /proc, if
+it is there and this process's own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
+from bridge.executors.process.child import Child
+
 if TYPE_CHECKING:
     from psutil import Process
 
@@ -19,16 +22,20 @@ if TYPE_CHECKING:
 _LOOKS = 10
 
 
-def end(pid: int, sig: int) -> None:
-    """Send `sig` to the worker `pid` and all its descendants, once to each. Takes some milliseconds. Never raises.
+def end(child: Child, number: int) -> None:
+    """Send a signal to a worker and all its descendants, once to each. Takes some milliseconds. Never raises.
 
     Before SIGKILL they are stopped, so that none can start another meanwhile that would be missed.
     """
-    worker = _own_child(pid)
-    if worker is None:
+    if child.poll():
         return
-    descendants = _stop_all(worker) if sig == signal.SIGKILL else _descendants(worker)
-    _signal(worker, descendants, sig)
+    descendants: list[Process] = []
+    try:
+        with suppress(Exception):  # no descriptor, no memory, no /proc: then those that left its group are not found
+            descendants = _stop_all(child) if number == signal.SIGKILL else _descendants(child.pid)
+    finally:
+        child.signal(number)
+    _signal_each([each for each in descendants if _group_of(each.pid) != child.pid], number)
 
 
 def stopping_signal(pid: int) -> str | None:
@@ -91,54 +98,29 @@ def _rss_elsewhere(pid: int) -> int:
         return 0
 
 
-# -- who -----------------------------------------------------------------------------------------------------------------
+# -- descendants ---------------------------------------------------------------------------------------------------------
 
 
-def _own_child(pid: int) -> Process | None:
-    """The process, if it is a child of this one; its number is then its own until it is reaped."""
+def _descendants(pid: int) -> list[Process]:
     import psutil
 
-    try:
-        process = psutil.Process(pid)
-        return process if process.ppid() == os.getpid() else None
-    except psutil.Error:
-        return None
-
-
-def _descendants(worker: Process) -> list[Process]:
-    import psutil
-
-    try:
-        found: list[Process] = worker.children(recursive=True)
-    except psutil.Error:
-        return []
+    if os.path.isdir("/proc/self") and os.readlink("/proc/self") != str(os.getpid()):
+        return []  # the numbers there are another container's
+    found: list[Process] = psutil.Process(pid).children(recursive=True)
     return found
 
 
-def _stop_all(worker: Process) -> list[Process]:
-    """Everything that descends from `worker`, and none of it runs any more."""
+def _stop_all(child: Child) -> list[Process]:
+    """Everything that descends from it, and none of it runs any more."""
     known: set[Process] = set()
-    _signal(worker, [], signal.SIGSTOP)
+    child.signal(signal.SIGSTOP)
     for _ in range(_LOOKS):
-        new = [each for each in _descendants(worker) if each not in known]
+        new = [each for each in _descendants(child.pid) if each not in known]
         if not new:
             break
         known.update(new)
         _signal_each(new, signal.SIGSTOP)
     return list(known)
-
-
-# -- signals -------------------------------------------------------------------------------------------------------------
-
-
-def _signal(worker: Process, descendants: list[Process], sig: int) -> None:
-    """To the group at once, which also has those whose parents are gone; then to those that are not in it."""
-    others = [each for each in descendants if _group_of(each.pid) != worker.pid]
-    try:
-        os.killpg(worker.pid, sig)
-    except OSError:  # it leads no group: it is just starting, or all of them have ended
-        others.append(worker)
-    _signal_each(others, sig)
 
 
 def _group_of(pid: int) -> int | None:
@@ -148,9 +130,7 @@ def _group_of(pid: int) -> int | None:
         return None
 
 
-def _signal_each(processes: list[Process], sig: int) -> None:
-    import psutil
-
+def _signal_each(processes: list[Process], number: int) -> None:
     for process in processes:
-        with suppress(psutil.Error, OSError):
-            process.send_signal(sig)  # not if its number belongs to another by now
+        with suppress(Exception):
+            process.send_signal(number)  # not if its number belongs to another by now

@@ -149,6 +149,15 @@ class BlockStore:
             if block is not None:
                 self._set_free(block)
 
+    def lose(self, block_id: int) -> None:
+        """The receiver could not have its descriptor: nothing can be sent in it."""
+        with self._lock:
+            block = self._out.pop(block_id, None) or next((each for each in self._free if each.number == block_id), None)
+            if block in self._free:
+                self._free.remove(block)
+            if block is not None:
+                block.drop()
+
     def discard(self, block_ids: Sequence[int]) -> None:
         """What was placed in those blocks is not going to be sent."""
         with self._lock:

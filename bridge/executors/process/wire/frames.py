@@ -23,7 +23,7 @@ class Setup(NamedTuple):
 
 
 # -- to the worker: ident is the job's number unless it says otherwise ---------------------------------------------------
-SETUP = 1  #: the first frame: how to be a worker
+SETUP = 1  #: how to be a worker
 JOB = 2  #: one byte of flags, then a parcel of (fn, args, kwargs, contextvars)
 CANCEL = 3  #: nobody wants the job's result any more (the shared page says so, too)
 CREDIT = 4  #: a stream may send so many items more (payload: u32)
@@ -31,6 +31,7 @@ ANSWER = 5  #: to a CALL; ident is the call's number
 LEVELS = 6  #: the levels of the parent's loggers have changed
 TRIM = 7  #: let go of blocks that lie ready for reuse
 QUIT = 8  #: end when the jobs before this are done
+PREPARE = 10  #: the first frame: what multiprocessing would tell it
 JOBS = 9  #: several calls of one function (`wire.alike`); ident is the number of the first
 
 # -- from the worker ---------------------------------------------------------------------------------------------------
@@ -44,6 +45,7 @@ LOG = 21  #: a log record
 # -- either way; ident is a block's number -----------------------------------------------------------------------------
 RELEASE = 32  #: no view is left on your block
 FORGET = 33  #: my block is gone, unmap it
+LOST = 34  #: your block has not come: its descriptor could not be received
 
 # -- flags of a JOB ----------------------------------------------------------------------------------------------------
 PERMIT = 1  #: wait for your permit: until you have read it, the parent may take the job back

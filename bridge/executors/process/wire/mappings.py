@@ -12,7 +12,9 @@ dies, what is in use stays until it is no more.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,11 +23,16 @@ from threading import RLock
 from typing import Any
 
 from bridge.executors.process.wire import memory
+from bridge.executors.process.wire.frames import LOST, RELEASE
 
 #: What is said about a descriptor: number of the block, its size, whether it is given away, never to be released.
 ABOUT: Struct = Struct("<QQ?")
 #: Mappings beyond which data is copied out instead: the kernel allows a process 65530.
 MOST_MAPPED = 4096
+_NO_DESCRIPTOR = (
+    "the shared memory with the data could not be received: this process has as many files and sockets open as it may "
+    "(`ulimit -n`). Close what is not needed, or raise the limit"
+)
 
 
 class _Mapping:
@@ -55,7 +62,7 @@ class _Mapping:
         if self.gift:
             owner.gifts.discard(self.number)
         elif not self.doomed:
-            owner.released(self.number)
+            owner.returned((RELEASE, self.number))
 
     def drop(self) -> None:
         """Nobody uses it. Under the guard."""
@@ -73,20 +80,22 @@ _looked_at: set[_Mapping] = set()
 class Mappings:
     """The blocks that one process has been sent by one other. From any thread.
 
-    `receive_fd()` gives the next descriptor and what was said about it. `released(block_id)` is called when the last
-    view of a block is gone, possibly by the garbage collector in the middle of anything, so it may do no more than append
-    to a deque or a list. What needs a block that has not come, and will not, raises ConnectionError.
+    `channel` is where their descriptors come. `returned((kind, number))` is called with what the sender is to be told of
+    a block: RELEASE when its last view is gone, possibly by the garbage collector in the middle of anything, so it may do
+    no more than append to a deque or a list; LOST if it could not be received. What needs a block that has not come, and
+    will not, raises ConnectionError, or OSError if there was no descriptor to be had for it here.
     """
 
-    def __init__(self, receive_fd: Callable[[], tuple[int, bytes]], released: Callable[[int], object]):
-        self.released: Callable[[int], object] = released
+    def __init__(self, channel: socket.socket, returned: Callable[[tuple[int, int]], object]):
+        self.returned: Callable[[tuple[int, int]], object] = returned
         self.gifts: set[int] = set()  # blocks that are ours alone, and looked at
         self.closed: bool = False
-        self._receive_fd = receive_fd
+        self._channel = channel
         self.renew_locks()
         self._known: dict[int, _Mapping] = {}
         self._expected: dict[int, _Mapping] = {}
         self._unheard_of: set[int] = set()  # to be forgotten as soon as they come
+        self._lost: set[int] = set()  # have come without their descriptors
 
     def views(self, block_id: int, slices: Sequence[tuple[int, int]]) -> list[Any]:
         """Writable, bytes-like views of the content, which is released with the last of them. Once for each content."""
@@ -162,6 +171,9 @@ class Mappings:
         if mapping is None:
             with self._receiving:
                 while (mapping := self._known.get(block_id)) is None:
+                    if block_id in self._lost:
+                        self.returned((LOST, block_id))
+                        raise OSError(errno.EMFILE, _NO_DESCRIPTOR)
                     self._receive()
         return mapping
 
@@ -169,11 +181,17 @@ class Mappings:
         """Take in the next descriptor, whichever block it is of: threads do not pack in the order in which they send."""
         try:
             if self.closed:
-                raise OSError
-            descriptor, message = self._receive_fd()
-        except (OSError, IndexError) as error:
+                raise EOFError
+            message, descriptors, _, _ = socket.recv_fds(self._channel, ABOUT.size, 1)
+            if not message:
+                raise EOFError
+        except (OSError, EOFError) as error:
             raise ConnectionError("the process that sent it has ended, and its data with it") from error
         number, size, gift = ABOUT.unpack(message)
+        if not descriptors:  # the kernel had to leave it out (MSG_CTRUNC), and will not send it again
+            self._lost.add(number)
+            return
+        [descriptor] = descriptors
         mapping = _Mapping(self, number, descriptor, size, gift)
         with self._guard:
             if number in self._unheard_of or self.closed:
@@ -248,7 +266,7 @@ class Mappings:
             doomed = mapping.doomed
             self.unused(mapping)
         if not doomed:
-            self.released(mapping.number)
+            self.returned((RELEASE, mapping.number))
 
     def _doom(self, mapping: _Mapping) -> None:
         """It is to go when nobody uses it, and its descriptor as soon as there is nothing but a look at it."""

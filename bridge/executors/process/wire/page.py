@@ -16,8 +16,10 @@ it only if ROUND was even and the same before and after.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import sys
 import tempfile
 
 from bridge.executors.process.wire.frames import frames_in
@@ -33,21 +35,37 @@ SIZE = _WORDS + OUTBOX
 
 def anonymous_file(name: str, size: int) -> int:
     """A descriptor of memory that has no name in any file system, and is gone when the last descriptor is."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-    else:
+    descriptor = _memory(name)
+    if descriptor is None:
         folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
         with tempfile.TemporaryFile(dir=folder) as file:
             descriptor = os.dup(file.fileno())
-    os.ftruncate(descriptor, size)
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def _memory(name: str) -> int | None:
+    """None where there is no such call, or it is forbidden."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise
+        return None
 
 
 class SharedPage:
     """The page as one side sees it; `descriptor` is not kept."""
 
     def __init__(self, descriptor: int):
-        self._map = mmap.mmap(descriptor, SIZE)
+        # The standard mmap keeps a copy of the descriptor, unless it is told not to, as it can be from Python 3.13 on.
+        self._map = mmap.mmap(descriptor, SIZE, **({"trackfd": False} if sys.version_info >= (3, 13) else {}))
         view = memoryview(self._map)
         self.words: memoryview = view[:_WORDS].cast("Q")
         self.outbox: memoryview = view[_WORDS:]

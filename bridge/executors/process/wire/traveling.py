@@ -44,7 +44,7 @@ def reduce_code(code: CodeType) -> Reduced:
     takes the name of the file away, so that parcels are the same wherever a function was defined."""
     reduced: Reduced = cloudpickle._code_reduce(code)
     make, parts, *rest = reduced
-    return make, tuple(code.co_filename if part == _NO_FILE else part for part in parts), *rest
+    return make, tuple(code.co_filename if isinstance(part, str) and part == _NO_FILE else part for part in parts), *rest
 
 
 # -- coroutines and async generators -------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import socket
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CodeType, CoroutineType, FunctionType
@@ -80,14 +82,14 @@ class ValuePickler(CloudPickler):
 
     def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], object] | None = None):
         super().__init__(file, protocol=PROTOCOL, buffer_callback=buffer_callback)
-        self.dispatch_table: dict[Any, Any] = _dispatch_table()
+        _set_table(self, _dispatch_table())
         self._iterables_as_handles = False
 
     def refresh(self, iterables_as_handles: bool = False) -> None:
         """Forget what was pickled before."""
         self.clear_memo()
         self.globals_ref: dict[int, dict[str, Any]] = {}
-        self.dispatch_table = _dispatch_table()
+        _set_table(self, _dispatch_table())
         self._iterables_as_handles = iterables_as_handles
 
     def dump(self, obj: Any) -> None:
@@ -226,14 +228,30 @@ def _copy_of(obj: Any) -> bytes:
 
 # -- copyreg -------------------------------------------------------------------------------------------------------------
 
-_merged: dict[int, dict[Any, Any]] = {}
+#: The pickler's own attribute: cloudpickle's class has one of that name, which would take what is assigned.
+_set_table: Callable[[Any, dict[Any, Any]], None] = pickle.Pickler.dispatch_table.__set__  # type: ignore[attr-defined]
+
+_merged: dict[tuple[int, Any], dict[Any, Any]] = {}
+
+#: Where multiprocessing learns how to hand over sockets and ends of its pipes. pickle would send their numbers.
+_HANDLES = "multiprocessing.connection"
 
 
 def _dispatch_table() -> dict[Any, Any]:
     """cloudpickle's and copyreg's in one: theirs is a ChainMap, which is slow, and looked into for each object."""
-    entries = len(copyreg.dispatch_table)
-    merged = _merged.get(entries)
+    connection = getattr(sys.modules.get(_HANDLES), "Connection", None)
+    known = len(copyreg.dispatch_table), connection
+    merged = _merged.get(known)
     if merged is None:
+        handles = {} if connection is None else _of_handles(connection)
+        merged = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table, **handles}
         _merged.clear()
-        merged = _merged[entries] = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table}
+        _merged[known] = merged
     return merged
+
+
+def _of_handles(connection: type) -> dict[Any, Any]:
+    from multiprocessing.reduction import ForkingPickler
+
+    reducers: dict[Any, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    return {kind: reducers[kind] for kind in (connection, socket.socket)}

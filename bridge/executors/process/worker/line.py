@@ -50,10 +50,10 @@ class Line:
         #: Kinds of frames that others understand: called with ident and payload, in whatever thread reads.
         self.listeners: dict[int, Callable[[int, memoryview], object]] = {}
         self.quitting: bool = False
-        self.released: deque[int] = deque()  # numbers of the parent's blocks that nobody looks at any more
+        self.returned: deque[tuple[int, int]] = deque()  # what the parent is to be told of its blocks
         self.packer: Any = None
         self.unpacker: Any = None
-        self._descriptors = descriptors
+        self.descriptors: socket.socket = descriptors
         self._permits = permits
         self._permit: int | None = None  # read, but for a later job
         self._inflow = frames.Inflow()
@@ -143,7 +143,7 @@ class Line:
 
     def _read(self) -> None:
         """One `recv`, and everything that came with it."""
-        if self.released:
+        if self.returned:
             self._give_back_blocks()
             self.flush()
         inflow = self._inflow
@@ -205,17 +205,12 @@ class Line:
         self._permit = permit
         return False
 
-    def receive_descriptor(self) -> tuple[int, bytes]:
-        """The next descriptor that the parent sent, and what it said about it."""
-        message, descriptors, _, _ = socket.recv_fds(self._descriptors, 256, 1)
-        return descriptors[0], message
-
     def after_fork_in_child(self) -> None:
         """In a process that the running function has forked off: the line is its parent's."""
         here.worker = None
         self._forked = True
         self.sock.close()
-        self._descriptors.close()
+        self.descriptors.close()
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -224,7 +219,7 @@ class Line:
         return next(self._numbers)
 
     def send_descriptor(self, descriptor: int, message: bytes) -> None:
-        socket.send_fds(self._descriptors, [message], [descriptor])
+        socket.send_fds(self.descriptors, [message], [descriptor])
 
     def keep(self, frame: bytes) -> None:
         """Put a frame into the outbox, to be sent with the next flush. It survives the death of this process."""
@@ -251,7 +246,7 @@ class Line:
 
     def flush(self) -> None:
         """Send what was kept, if there is anything."""
-        if self.released:
+        if self.returned:
             self._give_back_blocks()
         if self.page.words[LENGTH] or self._pending:
             self._urgent = True
@@ -278,9 +273,9 @@ class Line:
             urgent = True
 
     def _give_back_blocks(self) -> None:
-        released = self.released
-        while released:
-            self.keep(frames.frame(frames.RELEASE, released.popleft()))
+        returned = self.returned
+        while returned:
+            self.keep(frames.frame(*returned.popleft()))
 
     def _keep(self, data: bytes) -> None:
         page = self.page

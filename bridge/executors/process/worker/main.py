@@ -1,9 +1,10 @@
 """Where a worker process begins and ends.
 
-    loky starts Python ──> main: tie to the parent, signals, SETUP ──> initializer ──> READY ──> jobs ... QUIT ──> exit 0
+    launch ──> main: tie to the parent, signals ──> PREPARE, SETUP ──> initializer ──> READY ──> jobs ... QUIT ──> exit 0
 
-A worker is the leader of a process group of its own, so that it can be ended with its descendants. It ignores SIGINT:
-Ctrl-C is the parent's to decide about. SIGTERM unwinds the running function, then ends the process.
+A worker leads a process group of its own, so that it can be ended with its descendants. It ignores SIGINT: Ctrl-C is the
+parent's to decide about. SIGTERM unwinds the running function, then ends the process. SIGTTIN and SIGTTOU are ignored,
+by it and by what it starts: its group is never the terminal's foreground, and would stop for good.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bridge.executors.process.wire.page import INITIALIZING, PHASE, SERVING, Sha
 from bridge.executors.process.wire.pickling import Packer, Unpacker
 from bridge.executors.process.worker.line import Line
 from bridge.executors.process.worker.logs import apply_levels, forward_logs
+from bridge.executors.process.worker.preparation import prepare
 from bridge.executors.process.worker.running import Runner, Terminated, end_by_signal
 
 
@@ -39,6 +41,7 @@ def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) ->
     line = Line(socket.socket(fileno=sock), socket.socket(fileno=descriptors), permits, shared)
     for descriptor in (sock, descriptors, permits, lifeline):
         os.set_inheritable(descriptor, False)
+    line.listeners[frames.PREPARE] = lambda ident, payload: prepare(payload, lifeline)
     runner = _set_up(line)
     if runner is None:
         return
@@ -46,16 +49,13 @@ def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) ->
     shared.words[PHASE] = SERVING
     line.send(frames.READY, os.getpid())
     runner.serve()
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 def _be_main() -> None:
-    """`__main__` is the file that loky runs. Messages, and processes that this one starts, are not to find that file."""
-    main_module = sys.modules["__main__"]
-    main_module.__spec__ = None
-    main_module.__loader__ = None
-    vars(main_module).pop("__file__", None)
+    """`__main__` is what `python -c` runs; of that nothing is to be found in it."""
+    namespace = vars(sys.modules["__main__"])
+    for name in [each for each in namespace if not each.startswith("__")]:
+        del namespace[name]
 
 
 def _tie_to_parent(lifeline: int) -> None:
@@ -64,7 +64,6 @@ def _tie_to_parent(lifeline: int) -> None:
     The parent holds the other end of a pipe into which nobody writes. On Linux the kernel itself sends SIGKILL to the
     whole process group when that end is gone, even if the GIL is held; elsewhere a thread waits for it.
     """
-    os.setpgid(0, 0)
     if hasattr(fcntl, "F_SETSIG"):
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
@@ -85,7 +84,7 @@ def _tie_to_parent(lifeline: int) -> None:
 
 
 def _take_signals() -> list[Runner]:
-    """SIGINT is ignored; SIGTERM ends the running function, or at once a process that runs none."""
+    """Some are ignored; SIGTERM ends the running function, or at once a process that runs none."""
     running: list[Runner] = []
 
     def terminate(number: int, frame: object) -> None:
@@ -93,7 +92,8 @@ def _take_signals() -> list[Runner]:
             raise Terminated(128 + number)
         end_by_signal(number)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ignored in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
     return running
 
@@ -102,7 +102,7 @@ def _set_up(line: Line) -> Runner | None:
     """Do what the first frame says. None if the initializer raised: the parent has been told."""
     store = BlockStore(line.send_descriptor)
     line.packer = Packer(store, direction="home")
-    line.unpacker = Unpacker(Mappings(line.receive_descriptor, line.released.append), direction="out")
+    line.unpacker = Unpacker(Mappings(line.descriptors, line.returned.append), direction="out")
     setup: list[memoryview] = []
     line.listeners[frames.SETUP] = lambda ident, payload: setup.append(memoryview(bytes(payload)))
     line.listeners[frames.RELEASE] = lambda ident, payload: _released(line, store, ident)
