@@ -127,7 +127,7 @@ def _make(lines: Lifelines, name: str, environment: Mapping[str, str]) -> None:
     take, give = _pipe(lines)
     lifeline, _ = _pipe(lines)
     page = lines.keep(anonymous_file("bridge-page", SIZE))
-    lines.page = SharedPage(page)
+    lines.page = SharedPage(page, spared=True)
     inherited = [its_sock, its_descriptors, take, lifeline, page]
     theirs = [its_sock, its_descriptors, lifeline, page]
     both = _both_ends(lines, take)

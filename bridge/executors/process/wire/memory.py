@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import weakref
 from functools import cache, lru_cache
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE
 from typing import Any
@@ -40,6 +41,14 @@ def map_shared(descriptor: int, size: int) -> int:
         number = ctypes.get_errno() or errno.ENOMEM
         raise OSError(number, os.strerror(number))
     return address
+
+
+def map_while_seen(descriptor: int, size: int) -> Any:
+    """An array over the file, which is unmapped with the last view of it. Raises OSError."""
+    address = map_shared(descriptor, size)
+    array = array_at(address, size)
+    weakref.finalize(array, unmap, address, size).atexit = False
+    return array
 
 
 def unmap(address: int, size: int) -> None:

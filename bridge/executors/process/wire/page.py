@@ -21,7 +21,10 @@ import mmap
 import os
 import sys
 import tempfile
+from contextlib import suppress
+from typing import Any
 
+from bridge.executors.process.wire import memory
 from bridge.executors.process.wire.frames import frames_in
 
 BEGUN, CANCEL, LENGTH, ROUND, PHASE, STEP = range(6)
@@ -61,12 +64,20 @@ def _memory(name: str) -> int | None:
 
 
 class SharedPage:
-    """The page as one side sees it; `descriptor` is not kept."""
+    """The page as one side sees it; `descriptor` is not kept, if it is to be `spared`.
 
-    def __init__(self, descriptor: int):
-        # The standard mmap keeps a copy of the descriptor, unless it is told not to, as it can be from Python 3.13 on.
-        self._map = mmap.mmap(descriptor, SIZE, **({"trackfd": False} if sys.version_info >= (3, 13) else {}))
-        view = memoryview(self._map)
+    The standard mmap keeps a copy of it, unless it is told not to, as it can be from Python 3.13 on.
+    """
+
+    def __init__(self, descriptor: int, *, spared: bool = False):
+        self._map: Any
+        if sys.version_info >= (3, 13):
+            self._map = mmap.mmap(descriptor, SIZE, trackfd=False)
+        elif spared:
+            self._map = memory.map_while_seen(descriptor, SIZE)
+        else:
+            self._map = mmap.mmap(descriptor, SIZE)
+        view = memoryview(self._map).cast("B")
         self.words: memoryview = view[:_WORDS].cast("Q")
         self.outbox: memoryview = view[_WORDS:]
 
@@ -89,7 +100,7 @@ class SharedPage:
     def close(self) -> None:
         self.words.release()
         self.outbox.release()
-        try:
-            self._map.close()
-        except BufferError:  # somebody looks at it just now; it goes with the last view
-            pass
+        seen, self._map = self._map, None
+        if isinstance(seen, mmap.mmap):
+            with suppress(BufferError):  # somebody looks at it just now; it goes with the last view
+                seen.close()
