@@ -30,6 +30,7 @@ from bridge.loop.runner import LoopFactory, check_timeout
 from bridge.threads.closing import SHUTDOWN_TIMEOUT
 from bridge.threads.here import current_job
 from bridge.threads.host import Host
+from bridge.threads.importing import refuse_in_an_import
 from bridge.threads.portal import Portal
 from bridge.threads.program_end import at_exit
 from bridge.threads.safe_future import SafeFuture
@@ -72,6 +73,7 @@ class background_loop:  # noqa: N801 - reads as a function: with bridge.backgrou
     def __enter__(self) -> Portal:
         if self._loop is not None:
             raise RuntimeError("this background_loop is already entered: call bridge.background_loop() for another one")
+        refuse_in_an_import("bridge.background_loop")
         try:
             self._loop = self._new_thread()
             host = self._loop.start()

@@ -27,6 +27,7 @@ from bridge.loop.watch.foreign_loops import watch_here
 from bridge.threads.blocking import loop_runs_here
 from bridge.threads.closing import close_and_wait
 from bridge.threads.host import Host
+from bridge.threads.importing import refuse_in_an_import
 from bridge.threads.job import Job
 from bridge.threads.seconds import check_seconds
 
@@ -218,6 +219,7 @@ def run(
             f"bridge.run({last_name(async_fn)}) was called where a loop is running already: "
             f"write `await {last_name(async_fn)}(...)` here, and bridge.run only at the top of the program."
         )
+    refuse_in_an_import("bridge.run")
     hosted = HostedRun(shutdown_timeout, executors, diagnostics)
     if backend == "trio":
         return run_on_trio(hosted, async_fn, args)

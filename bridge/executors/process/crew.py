@@ -44,6 +44,7 @@ from bridge.loop.asyncio_host import AsyncioHost, AsyncioJob
 from bridge.threads.fork import tell_after_fork
 from bridge.threads.future_job import pending_of
 from bridge.threads.host import Host
+from bridge.threads.importing import refuse_in_an_import
 from bridge.threads.inbox import Item
 from bridge.threads.job import Job
 from bridge.threads.locks import wait_until_free
@@ -132,8 +133,10 @@ class Crew:
         """Accept a job; it is begun at most once. Raises ExecutorClosed."""
         if self.closing:
             raise self._closed_error()
-        self._incoming.append(job)
         home = self._home
+        if home is None:
+            refuse_in_an_import(f"a function of {self.name!r}, for which processes are started,")
+        self._incoming.append(job)
         if home is None or home.host is not job.origin or not job.awaited:
             home = self._home_for(job.origin if job.awaited else None)
         if not self._rung:

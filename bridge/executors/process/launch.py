@@ -30,11 +30,14 @@ from time import monotonic
 from bridge.executors.process import tree
 from bridge.executors.process.child import AFTER_KILLING, Child, forget_all, start, started
 from bridge.executors.process.wire.page import SIZE, SharedPage, anonymous_file
+from bridge.threads import importing
 
 #: Where a worker begins.
 WORKER = "bridge.executors.process.worker.main"
 #: Bytes that the kernel may hold between the two processes, in each direction, so that neither waits for short frames.
 SOCKET_BUFFER = 1 << 18
+#: Workers of workers, which functions may start, but not without an end.
+MOST_NESTED = 8
 #: Modules of multiprocessing whose objects have names, which its resource tracker removes at the end.
 _TRACKED = ("multiprocessing.shared_memory", "multiprocessing.synchronize")
 
@@ -109,6 +112,11 @@ _making = RLock()
 
 def launch(name: str, environment: Mapping[str, str]) -> Lifelines:
     """Start a worker process. Raises OSError and whatever else keeps a process from being started."""
+    if importing.nested >= MOST_NESTED:
+        raise RuntimeError(
+            f"this process is a worker of a worker, {importing.nested} deep, and that is as far as it goes: most likely "
+            f'each worker starts the program again. Put what starts it under `if __name__ == "__main__":`'
+        )
     with suppress(Exception):  # where it finds no /proc
         import psutil  # noqa: F401 - now, while there is time, and not when a worker has to be ended
     with _making, _standard_streams():
@@ -210,6 +218,7 @@ def _preparation(name: str, tracker: int | None) -> bytes:
             "method": multiprocessing.get_start_method(allow_none=True),
             "parent": (here.name, os.getpid()),
             "tracker": tracker,
+            "nested": importing.nested + 1,
         }
     )
 

@@ -84,7 +84,7 @@ class Unpacker:
         for block in parcels.layout_of(parcel).blocks:
             try:
                 self.mappings.discard(block)
-            except ConnectionError:
+            except OSError:  # it has not come, and will not
                 return
 
     def close(self) -> None:

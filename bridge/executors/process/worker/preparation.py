@@ -13,10 +13,13 @@ from contextlib import suppress
 from multiprocessing import process, resource_tracker
 from typing import Any
 
+from bridge.threads import importing
+
 
 def prepare(payload: memoryview, lifeline: int) -> None:
     """Called once, before anything of the program is imported. `lifeline` is readable when the parent has ended."""
     parent: dict[str, Any] = pickle.loads(payload)
+    importing.nested = parent["nested"]
     sys.argv = parent["argv"]
     with suppress(OSError):
         sys.stdin = open(os.devnull)  # noqa: SIM115 - the terminal is the parent's

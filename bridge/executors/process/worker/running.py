@@ -83,6 +83,11 @@ class Seat:
         self.run_coroutine: Callable[[Any], Any]
 
     @property
+    def takes_in_a_call(self) -> bool:
+        """Does this thread rebuild a function and its arguments, and import what they need?"""
+        return self.job is None
+
+    @property
     def portal(self) -> Any:
         """The way into the loop that sent the job at hand."""
         from bridge.executors.process.worker.portal import RemotePortal
