@@ -32,9 +32,10 @@ class Pair:
     def __init__(self, **options: Any):
         self.sent: deque[tuple[int, bytes]] = deque()
         self.released: deque[int] = deque()
+        self.lost: deque[int] = deque()
         self.descriptors_sent = 0
         self.store = BlockStore(self._send, **options)
-        self.mappings = Mappings(self._receive, self.released.append)
+        self.mappings = Mappings(self._receive, self.released.append, self.lost.append)
 
     def _send(self, descriptor: int, message: bytes) -> None:
         self.descriptors_sent += 1
@@ -436,7 +437,7 @@ def test_a_receiver_that_is_gone_is_no_error_of_the_sender() -> None:
 def test_views_outlive_a_collection_when_all_is_closed_and_are_unmapped_in_the_end(pair: Pair) -> None:
     _, views = pair.across(bytes(70_000))
     pair.close()
-    pair.mappings = Mappings(pair._receive, pair.released.append)
+    pair.mappings = Mappings(pair._receive, pair.released.append, pair.lost.append)
     gc.collect()
     assert shared_bytes() > 0
     assert bytes(views[0]) == bytes(70_000)
@@ -490,7 +491,7 @@ frames, descriptors = (socket.socket(fileno=int(n)) for n in sys.argv[1:])
 def receive():
     message, found, _, _ = socket.recv_fds(descriptors, 256, 1)
     return found[0], message
-mappings = Mappings(receive, lambda number: None)
+mappings = Mappings(receive, lambda number: None, lambda number: None)
 number, size = eval(frames.recv(100))
 view = memoryview(mappings.views(number, [(0, size)])[0]).cast("B")
 frames.sendall(bytes(view[-5:]))
@@ -519,7 +520,7 @@ def test_blocks_between_processes_leave_nothing_behind_when_the_other_is_killed(
         return found[0], message
 
     store = BlockStore(lambda descriptor, message: socket.send_fds(descriptors, [message], [descriptor]) and None)
-    ours = Mappings(receive, lambda number: None)
+    ours = Mappings(receive, lambda number: None, lambda number: None)
     content = b"h" * 99_995 + b"ello!"
     number, _ = store.place([memoryview(content)])
     frames.sendall(repr((number, len(content))).encode())

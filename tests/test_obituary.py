@@ -15,6 +15,7 @@ import pytest
 
 import bridge
 from bridge.executors.process import obituary, tree
+from bridge.executors.process.child import adopt
 from bridge.executors.process.obituary import OutOfMemory
 from bridge.threads.job import Job
 from tests.conftest import PATIENCE
@@ -224,14 +225,15 @@ def session():
 class Worker:
     """A process as a worker is one: leader of its group, child of this process. All that it starts holds its stdout."""
 
-    def __init__(self, program: str, *, leads: bool = True):
+    def __init__(self, program: str):
         self.process = subprocess.Popen(
             [sys.executable, "-c", PRELUDE + program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            process_group=0 if leads else None,
+            process_group=0,
         )
         self.pid = self.process.pid
+        self.child = adopt(self.process, -1)
         assert self.process.stdout is not None
         self.said = self.process.stdout.fileno()
 
@@ -254,16 +256,16 @@ class Worker:
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()
-        self.process.kill()
-        self.process.wait(PATIENCE)
+        tree.end(self.child, signal.SIGKILL)
+        assert self.child.wait(PATIENCE)
 
 
 @pytest.fixture
 def new_worker() -> Iterator[Callable[..., Worker]]:
     made: list[Worker] = []
 
-    def new(program: str, *, leads: bool = True) -> Worker:
-        made.append(Worker(program, leads=leads))
+    def new(program: str) -> Worker:
+        made.append(Worker(program))
         return made[-1]
 
     yield new
@@ -285,7 +287,7 @@ def test_all_descendants_end_also_those_with_sessions_of_their_own(new_worker: C
     )
     for _ in range(8):
         assert worker.line() == ["begun"]
-    tree.end(worker.pid, sig)
+    tree.end(worker.child, sig)
     assert worker.all_ended()
     assert worker.process.wait(PATIENCE) == -sig
 
@@ -300,7 +302,7 @@ def test_orphans_in_the_group_end_too(new_worker: Callable[..., Worker]) -> None
         "os.wait(); say('begun'); stay()\n"
     )
     assert [worker.line(), worker.line()] == [["begun"]] * 2
-    tree.end(worker.pid, signal.SIGKILL)
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
 
 
@@ -311,7 +313,7 @@ def test_a_worker_that_has_died_but_was_not_reaped_leaves_no_group(new_worker: C
     worker.process.stdin.write(b"\n")
     worker.process.stdin.flush()
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # dead, and its exit status not taken
-    tree.end(worker.pid, signal.SIGKILL)
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
     assert worker.process.wait(PATIENCE) == 3
 
@@ -326,7 +328,7 @@ def test_nothing_that_is_being_started_escapes(new_worker: Callable[..., Worker]
         "stay()\n"
     )
     assert worker.line() == ["begun"]
-    tree.end(worker.pid, signal.SIGKILL)
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
 
 
@@ -337,9 +339,9 @@ def test_processes_that_ignore_the_polite_signal_are_ended_by_the_other(new_work
         "say('begun', os.getpid()); stay()\n"
     )
     both = {worker.line()[1], worker.line()[1]}
-    tree.end(worker.pid, signal.SIGTERM)
+    tree.end(worker.child, signal.SIGTERM)
     assert {worker.line()[1], worker.line()[1]} == both
-    tree.end(worker.pid, signal.SIGKILL)
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
 
 
@@ -358,18 +360,10 @@ def test_each_gets_the_signal_once(new_worker: Callable[..., Worker]) -> None:
     )
     for _ in range(4):
         assert worker.line() == ["begun"]
-    tree.end(worker.pid, signal.SIGRTMIN)
-    tree.end(worker.pid, signal.SIGRTMIN + 1)
+    tree.end(worker.child, signal.SIGRTMIN)
+    tree.end(worker.child, signal.SIGRTMIN + 1)
     assert [worker.line() for _ in range(4)] == [["count", "1"]] * 4
-    tree.end(worker.pid, signal.SIGKILL)
-    assert worker.all_ended()
-
-
-def test_a_worker_that_leads_no_group_yet_is_ended_and_not_our_own_group(new_worker: Callable[..., Worker]) -> None:
-    worker = new_worker("if not os.fork():\n    say('begun'); stay()\nsay('begun'); stay()\n", leads=False)
-    assert [worker.line(), worker.line()] == [["begun"]] * 2
-    assert os.getpgid(worker.pid) == os.getpgid(0)
-    tree.end(worker.pid, signal.SIGKILL)  # or this test run would end here
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
 
 
@@ -378,11 +372,11 @@ def test_others_are_not_touched(new_worker: Callable[..., Worker]) -> None:
     worker, other = new_worker(program), new_worker(program)
     for each in (worker, worker, other, other):
         assert each.line() == ["begun"]
-    tree.end(worker.pid, signal.SIGKILL)
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
     assert psutil.Process(other.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
     assert len(psutil.Process(other.pid).children()) == 1
-    tree.end(other.pid, signal.SIGKILL)
+    tree.end(other.child, signal.SIGKILL)
     assert other.all_ended()
 
 
@@ -390,26 +384,38 @@ def test_what_is_gone_already_is_no_error(new_worker: Callable[..., Worker]) -> 
     worker = new_worker("")
     worker.process.wait(PATIENCE)
     for sig in (signal.SIGTERM, signal.SIGKILL):
-        tree.end(worker.pid, sig)
+        tree.end(worker.child, sig)
 
 
-def test_a_number_that_belongs_to_another_by_now_is_left_alone(new_worker: Callable[..., Worker]) -> None:
-    """A grandchild stands for it: a process, leader of its group, that is no child of ours."""
-    worker = new_worker(
-        "if not session():\n"
-        "    signal.signal(signal.SIGTERM, lambda *_: say('asked'))\n"
-        "    say(os.getpid()); sys.stdin.readline(); say('still here'); stay()\n"
-        "stay()\n"
-    )
-    [stranger] = worker.line()
-    tree.end(int(stranger), signal.SIGTERM)
-    tree.end(int(stranger), signal.SIGKILL)
-    assert worker.process.stdin is not None
-    worker.process.stdin.write(b"\n")
-    worker.process.stdin.flush()
-    assert worker.line() == ["still", "here"]
-    tree.end(worker.pid, signal.SIGKILL)
+@pytest.mark.parametrize("hidden", [OSError("no /proc"), psutil.NoSuchProcess(1), RuntimeError("of psutil")])
+def test_a_worker_and_its_group_are_ended_where_nothing_can_be_found(
+    new_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch, hidden: Exception
+) -> None:
+    def process(pid: int) -> None:
+        raise hidden
+
+    monkeypatch.setattr(psutil, "Process", process)
+    worker = new_worker("os.fork(); say('begun'); stay()\n")
+    assert [worker.line(), worker.line()] == [["begun"]] * 2
+    tree.end(worker.child, signal.SIGKILL)
     assert worker.all_ended()
+
+
+def test_the_processes_of_another_containers_proc_are_left_alone(
+    new_worker: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, other = new_worker("say('begun'); stay()\n"), new_worker("session()\nsay('begun'); stay()\n")
+    for each in (worker, other, other):
+        assert each.line() == ["begun"]
+    others = psutil.Process(other.pid)
+    monkeypatch.setattr(psutil, "Process", lambda pid: others)
+    monkeypatch.setattr(os, "readlink", lambda path: "1")
+    tree.end(worker.child, signal.SIGKILL)
+    assert worker.process.wait(PATIENCE) == -signal.SIGKILL
+    assert others.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    monkeypatch.undo()
+    tree.end(other.child, signal.SIGKILL)
+    assert other.all_ended()
 
 
 def test_how_a_real_process_died_is_told(new_worker: Callable[..., Worker]) -> None:

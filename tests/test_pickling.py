@@ -39,9 +39,10 @@ class Way:
     def __init__(self, direction: Any):
         self.sent: deque[tuple[int, bytes]] = deque()
         self.released: deque[int] = deque()
+        self.lost: deque[int] = deque()
         self.store = BlockStore(lambda descriptor, message: self.sent.append((os.dup(descriptor), message)))
         self.packer = Packer(self.store, direction=direction)
-        self.unpacker = Unpacker(Mappings(self.sent.popleft, self.released.append), direction=direction)
+        self.unpacker = Unpacker(Mappings(self.sent.popleft, self.released.append, self.lost.append), direction=direction)
 
     def travel(self, obj: Any, patiently: bool = False) -> Any:
         if patiently:

@@ -78,11 +78,11 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal to the process and to its group. Needs no descriptor and no /proc; never raises OSError."""
         with self._lock:
-            if self not in _started:
+            if self.poll():
                 return
             try:
                 os.killpg(self.pid, number)
-            except OSError:  # all of them have ended
+            except OSError:  # of a group it leads no longer
                 with suppress(OSError):
                     os.kill(self.pid, number)
 
@@ -105,8 +105,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], inherited: Seq
         raise
     finally:
         _close(open_until_then)
-    child = Child(process, ended)
-    _started.add(child)
+    child = adopt(process, ended)
     if ended < 0:
         try:
             child.ended = os.pidfd_open(child.pid)
@@ -114,6 +113,13 @@ def start(command: Sequence[str], environment: Mapping[str, str], inherited: Seq
             child.signal(signal.SIGKILL)
             child.wait(AFTER_KILLING)
             raise
+    return child
+
+
+def adopt(process: subprocess.Popen[bytes], ended: int) -> Child:
+    """What is known of a process that leads a group of its own; see `Child` for `ended`."""
+    child = Child(process, ended)
+    _started.add(child)
     return child
 
 

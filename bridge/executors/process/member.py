@@ -14,13 +14,14 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bridge.executors.process.launch import Lifelines, end_at_once
 from bridge.executors.process.wire import alike, frames
-from bridge.executors.process.wire.blocks import BlockStore, Mappings
+from bridge.executors.process.wire.blocks import BlockStore, Mappings, receive_from
 from bridge.executors.process.wire.page import BEGUN, CANCEL, PHASE, STEP
 from bridge.executors.process.wire.pickling import Packer, Unpacker
 from bridge.threads.job import Job
@@ -95,8 +96,10 @@ class Member:
         self.inflow: frames.Inflow = frames.Inflow()
         self.store: BlockStore = BlockStore(self._send_descriptor)
         self.packer: Packer = Packer(self.store, direction="out")
-        self.returned: list[tuple[int, int]] = []  # what it is to be told of its blocks
-        self.unpacker: Unpacker = Unpacker(Mappings(lifelines.descriptors, self.returned.append), direction="home")
+        self.released: list[int] = []  # its blocks that nobody looks at any more
+        self.lost: list[int] = []  # and those that could not be received
+        mappings = Mappings(partial(receive_from, lifelines.descriptors), self.released.append, self.lost.append)
+        self.unpacker: Unpacker = Unpacker(mappings, direction="home")
 
     def __repr__(self) -> str:
         return f"<worker process {self.pid}, {len(self.in_flight)} in flight>"
@@ -172,7 +175,7 @@ class Member:
 
     def flush(self) -> bool:
         """Send what there is; False if some of it has to wait until the socket is writable."""
-        if self.returned:
+        if self.released or self.lost:
             self._give_back_blocks()
         if self.blocked or not self._out:
             return not self.blocked
@@ -194,8 +197,10 @@ class Member:
         return True
 
     def _give_back_blocks(self) -> None:
-        while self.returned:
-            self.send(*self.returned.pop())
+        while self.released:
+            self.send(frames.RELEASE, self.released.pop())
+        while self.lost:
+            self.send(frames.LOST, self.lost.pop())
 
     def _send_descriptor(self, descriptor: int, message: bytes) -> None:
         socket.send_fds(self.lifelines.descriptors, [message], [descriptor])

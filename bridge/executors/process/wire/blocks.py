@@ -27,10 +27,10 @@ from collections.abc import Callable, Iterable, Sequence
 from threading import RLock
 
 from bridge.executors.process.wire import memory
-from bridge.executors.process.wire.mappings import ABOUT, Mappings
+from bridge.executors.process.wire.mappings import ABOUT, Mappings, receive_from
 from bridge.executors.process.wire.page import anonymous_file
 
-__all__ = ["BlockStore", "BlockWriter", "Mappings"]
+__all__ = ["BlockStore", "BlockWriter", "Mappings", "receive_from"]
 
 #: Where buffers begin; what numpy and the vector units of processors like.
 ALIGNMENT = 64

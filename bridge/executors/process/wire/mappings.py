@@ -23,7 +23,6 @@ from threading import RLock
 from typing import Any
 
 from bridge.executors.process.wire import memory
-from bridge.executors.process.wire.frames import LOST, RELEASE
 
 #: What is said about a descriptor: number of the block, its size, whether it is given away, never to be released.
 ABOUT: Struct = Struct("<QQ?")
@@ -62,7 +61,7 @@ class _Mapping:
         if self.gift:
             owner.gifts.discard(self.number)
         elif not self.doomed:
-            owner.returned((RELEASE, self.number))
+            owner.released(self.number)
 
     def drop(self) -> None:
         """Nobody uses it. Under the guard."""
@@ -80,17 +79,23 @@ _looked_at: set[_Mapping] = set()
 class Mappings:
     """The blocks that one process has been sent by one other. From any thread.
 
-    `channel` is where their descriptors come. `returned((kind, number))` is called with what the sender is to be told of
-    a block: RELEASE when its last view is gone, possibly by the garbage collector in the middle of anything, so it may do
-    no more than append to a deque or a list; LOST if it could not be received. What needs a block that has not come, and
-    will not, raises ConnectionError, or OSError if there was no descriptor to be had for it here.
+    `receive()` gives the next descriptor and what was said about it: `receive_from`. `released(block_id)` is called when
+    the last view of a block is gone, possibly by the garbage collector in the middle of anything, so it may do no more
+    than append to a deque or a list; `lost(block_id)` when a block is wanted that has come without its descriptor. What
+    needs a block that has not come, and will not, raises ConnectionError; if it was lost, OSError.
     """
 
-    def __init__(self, channel: socket.socket, returned: Callable[[tuple[int, int]], object]):
-        self.returned: Callable[[tuple[int, int]], object] = returned
+    def __init__(
+        self,
+        receive: Callable[[], tuple[int | None, bytes]],
+        released: Callable[[int], object],
+        lost: Callable[[int], object],
+    ):
+        self.released: Callable[[int], object] = released
+        self.lost: Callable[[int], object] = lost
         self.gifts: set[int] = set()  # blocks that are ours alone, and looked at
         self.closed: bool = False
-        self._channel = channel
+        self._receive_next = receive
         self.renew_locks()
         self._known: dict[int, _Mapping] = {}
         self._expected: dict[int, _Mapping] = {}
@@ -172,7 +177,7 @@ class Mappings:
             with self._receiving:
                 while (mapping := self._known.get(block_id)) is None:
                     if block_id in self._lost:
-                        self.returned((LOST, block_id))
+                        self.lost(block_id)
                         raise OSError(errno.EMFILE, _NO_DESCRIPTOR)
                     self._receive()
         return mapping
@@ -182,16 +187,13 @@ class Mappings:
         try:
             if self.closed:
                 raise EOFError
-            message, descriptors, _, _ = socket.recv_fds(self._channel, ABOUT.size, 1)
-            if not message:
-                raise EOFError
-        except (OSError, EOFError) as error:
+            descriptor, message = self._receive_next()
+        except (OSError, EOFError, IndexError) as error:
             raise ConnectionError("the process that sent it has ended, and its data with it") from error
         number, size, gift = ABOUT.unpack(message)
-        if not descriptors:  # the kernel had to leave it out (MSG_CTRUNC), and will not send it again
+        if descriptor is None:
             self._lost.add(number)
             return
-        [descriptor] = descriptors
         mapping = _Mapping(self, number, descriptor, size, gift)
         with self._guard:
             if number in self._unheard_of or self.closed:
@@ -266,7 +268,7 @@ class Mappings:
             doomed = mapping.doomed
             self.unused(mapping)
         if not doomed:
-            self.returned((RELEASE, mapping.number))
+            self.released(mapping.number)
 
     def _doom(self, mapping: _Mapping) -> None:
         """It is to go when nobody uses it, and its descriptor as soon as there is nothing but a look at it."""
@@ -275,6 +277,15 @@ class Mappings:
             mapping.drop()
         elif mapping.users == 1 and mapping.array is not None and mapping.array() is not None:
             _close(mapping)
+
+
+def receive_from(channel: socket.socket) -> tuple[int | None, bytes]:
+    """The next descriptor that was sent, and what was said about it. None if the kernel had to leave it out, because this
+    process has no number for it: it will not be sent again. Raises EOFError, OSError."""
+    message, descriptors, _, _ = socket.recv_fds(channel, ABOUT.size, 1)
+    if not message:
+        raise EOFError
+    return descriptors[0] if descriptors else None, message
 
 
 def _open(mapping: _Mapping) -> int:

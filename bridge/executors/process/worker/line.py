@@ -50,7 +50,8 @@ class Line:
         #: Kinds of frames that others understand: called with ident and payload, in whatever thread reads.
         self.listeners: dict[int, Callable[[int, memoryview], object]] = {}
         self.quitting: bool = False
-        self.returned: deque[tuple[int, int]] = deque()  # what the parent is to be told of its blocks
+        self.released: deque[int] = deque()  # numbers of the parent's blocks that nobody looks at any more
+        self.lost: deque[int] = deque()  # and of those that could not be received
         self.packer: Any = None
         self.unpacker: Any = None
         self.descriptors: socket.socket = descriptors
@@ -143,7 +144,7 @@ class Line:
 
     def _read(self) -> None:
         """One `recv`, and everything that came with it."""
-        if self.returned:
+        if self.released or self.lost:
             self._give_back_blocks()
             self.flush()
         inflow = self._inflow
@@ -246,7 +247,7 @@ class Line:
 
     def flush(self) -> None:
         """Send what was kept, if there is anything."""
-        if self.returned:
+        if self.released or self.lost:
             self._give_back_blocks()
         if self.page.words[LENGTH] or self._pending:
             self._urgent = True
@@ -273,9 +274,9 @@ class Line:
             urgent = True
 
     def _give_back_blocks(self) -> None:
-        returned = self.returned
-        while returned:
-            self.keep(frames.frame(*returned.popleft()))
+        for kind, numbers in ((frames.RELEASE, self.released), (frames.LOST, self.lost)):
+            while numbers:
+                self.keep(frames.frame(kind, numbers.popleft()))
 
     def _keep(self, data: bytes) -> None:
         page = self.page

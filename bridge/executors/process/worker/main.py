@@ -16,10 +16,11 @@ import signal
 import socket
 import sys
 import threading
+from functools import partial
 
 from bridge.callables import NOT_INITIALIZED, refuse_async
 from bridge.executors.process.wire import frames
-from bridge.executors.process.wire.blocks import BlockStore, Mappings
+from bridge.executors.process.wire.blocks import BlockStore, Mappings, receive_from
 from bridge.executors.process.wire.context import Declared
 from bridge.executors.process.wire.errors import pack_error
 from bridge.executors.process.wire.page import INITIALIZING, PHASE, SERVING, SharedPage
@@ -102,10 +103,12 @@ def _set_up(line: Line) -> Runner | None:
     """Do what the first frame says. None if the initializer raised: the parent has been told."""
     store = BlockStore(line.send_descriptor)
     line.packer = Packer(store, direction="home")
-    line.unpacker = Unpacker(Mappings(line.descriptors, line.returned.append), direction="out")
+    mappings = Mappings(partial(receive_from, line.descriptors), line.released.append, line.lost.append)
+    line.unpacker = Unpacker(mappings, direction="out")
     setup: list[memoryview] = []
     line.listeners[frames.SETUP] = lambda ident, payload: setup.append(memoryview(bytes(payload)))
     line.listeners[frames.RELEASE] = lambda ident, payload: _released(line, store, ident)
+    line.listeners[frames.LOST] = lambda ident, payload: store.lose(ident)
     line.listeners[frames.FORGET] = lambda ident, payload: line.unpacker.mappings.forget(ident)
     line.listeners[frames.TRIM] = lambda ident, payload: _trim(line, store)
     try:
