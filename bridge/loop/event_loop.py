@@ -94,7 +94,11 @@ class EventLoop(SchedulingLoop):
         self._watch: Watch | None = None
         self._origins = RemembersOrigins()
         self._told = 0  # the exception context that was reported last
-        super().__init__(*args, diagnostics=wanted(diagnostics))
+        try:
+            super().__init__(*args, diagnostics=wanted(diagnostics))
+        except BaseException:  # no descriptor is left: there is nothing to be closed
+            self._closed = True
+            raise
         self.slow_callback_duration: float = self.first_threshold or first_threshold()
         if _details_are_known(self):
             self._ready = Ready(self._ready)

@@ -10,6 +10,7 @@ it leads, are its own, so that no signal ever reaches another process.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -96,10 +97,17 @@ def start(command: Sequence[str], environment: Mapping[str, str], inherited: Seq
     """Start a process that inherits those descriptors, and the standard streams. Raises OSError, and leaves none then."""
     _reap_ended()
     # A pidfd tells the end of just that process; else a pipe does, whose other end is open until it has ended.
-    ended, open_until_then = (-1, -1) if _pidfds_can_be_had() else os.pipe()
+    ended, open_until_then = (-1, -1) if _pidfds_can_be_had() else _pipe()
     try:
-        held = [*inherited] if open_until_then < 0 else [*inherited, open_until_then]
-        process = subprocess.Popen(command, env=environment, pass_fds=held, process_group=0)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            pass_fds=[each for each in (*inherited, open_until_then) if each >= 0],
+            process_group=0,
+            stdin=_stream(0),
+            stdout=_stream(1),
+            stderr=_stream(2),
+        )
     except BaseException:
         _close(ended)
         raise
@@ -151,6 +159,33 @@ def _pidfds_can_be_had() -> bool:
             raise
         return False
     return True
+
+
+def no_stream(descriptor: int) -> int:
+    """A descriptor that a process is to inherit, in place of this one if that has the number of a standard stream."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)
+
+
+def _stream(number: int) -> int | None:
+    """None: as it is. Of a daemon that has closed it the number may be used for something else by now."""
+    try:
+        return None if os.get_inheritable(number) else subprocess.DEVNULL
+    except OSError:
+        return subprocess.DEVNULL
+
+
+def _pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    try:
+        return read, no_stream(write)
+    except BaseException:
+        os.close(read)
+        raise
 
 
 def _close(descriptor: int) -> None:

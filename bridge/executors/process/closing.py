@@ -42,7 +42,7 @@ def close_within(crew: Crew, timeout: float, since: float | None = None) -> None
 def _report(crew: Crew, member: Member, job: Job, waited: float) -> None:
     now = perf_counter()
     by = tree.stopping_signal(member.pid)
-    stopped = "" if by is None else f" is stopped by {by}: {obituary.why_stopped(by)}. It"
+    stopped = "" if by is None else f" is stopped by {by}: {obituary.WHY_STOPPED}. It"
     report_job(
         job,
         f"{name_of(job.named)}{stopped} has run for {now - (job.started_at or now):.1f} s in process {member.pid} of "

@@ -137,10 +137,14 @@ class Crew:
         if home is None:
             refuse_in_an_import(f"a function of {self.name!r}, for which processes are started,")
         self._incoming.append(job)
-        if home is None or home.host is not job.origin or not job.awaited:
-            home = self._home_for(job.origin if job.awaited else None)
-        if not self._rung:
-            self._ring(home)
+        try:
+            if home is None or home.host is not job.origin or not job.awaited:
+                home = self._home_for(job.origin if job.awaited else None)
+            if not self._rung:
+                self._ring(home)
+        except Exception:  # no descriptor, or no thread, for a background loop
+            if job.withdraw():
+                raise
         if self.closing and job.withdraw():  # type: ignore[unreachable]  # closed since we looked
             raise self._closed_error()
 

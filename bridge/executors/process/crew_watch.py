@@ -79,14 +79,14 @@ class CrewWatch(QueueWatch):
         event = saturated(job, seconds, queued, crew.name, "ProcessExecutor", workers, _occupants(crew, stopped))
         if not stopped:
             return event
-        lines = [f"process {pid} is stopped by {by}: {obituary.why_stopped(by)}" for pid, by in stopped.items()]
+        lines = [f"process {pid} is stopped by {by}: {obituary.WHY_STOPPED}" for pid, by in stopped.items()]
         busy, name, rest = event.headline.partition(repr(crew.name))
         state = "stopped by a signal" if len(stopped) == workers else "busy, or stopped by a signal"
         return replace(
             event,
             headline=f"{busy}{name}{rest.replace('busy', state, 1)}",
             details=(*lines, *event.details),
-            advice=obituary.instead_of_stopping(*next(iter(stopped.items()))),
+            advice=f"kill -CONT {next(iter(stopped))}",
         )
 
 

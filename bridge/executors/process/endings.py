@@ -107,10 +107,11 @@ class Endings:
 
     def _start_failed(self, error_for: Callable[[Job], BaseException]) -> None:
         roster = self._roster
-        roster.wanted, roster.spare = 0, False
+        roster.spare = False
         pause = min(PAUSE * 2**self._failed_starts, LONGEST_PAUSE)
         self._failed_starts += 1
         if self._failed_starts >= ATTEMPTS:
+            roster.wanted = 0
             roster.outcomes.fail_awaited(error_for)
             if not any(member.ready for member in roster.members):
                 roster.outcomes.fail_queued(error_for)

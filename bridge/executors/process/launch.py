@@ -19,8 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from multiprocessing import process as this_process
 from multiprocessing import resource_tracker, spawn
@@ -28,7 +28,7 @@ from threading import RLock
 from time import monotonic
 
 from bridge.executors.process import tree
-from bridge.executors.process.child import AFTER_KILLING, Child, forget_all, start, started
+from bridge.executors.process.child import AFTER_KILLING, Child, forget_all, no_stream, start, started
 from bridge.executors.process.wire.page import SIZE, SharedPage, anonymous_file
 from bridge.threads import importing
 
@@ -38,8 +38,8 @@ WORKER = "bridge.executors.process.worker.main"
 SOCKET_BUFFER = 1 << 18
 #: Workers of workers, which functions may start, but not without an end.
 MOST_NESTED = 8
-#: Modules of multiprocessing whose objects have names, which its resource tracker removes at the end.
-_TRACKED = ("multiprocessing.shared_memory", "multiprocessing.synchronize")
+#: Where multiprocessing makes memory that has a name, by which another process may find it.
+_NAMED = "multiprocessing.shared_memory"
 
 
 class Lifelines:
@@ -119,7 +119,7 @@ def launch(name: str, environment: Mapping[str, str]) -> Lifelines:
         )
     with suppress(Exception):  # where it finds no /proc
         import psutil  # noqa: F401 - now, while there is time, and not when a worker has to be ended
-    with _making, _standard_streams():
+    with _making:
         lines = Lifelines()
         try:
             _make(lines, name, environment)
@@ -134,7 +134,7 @@ def _make(lines: Lifelines, name: str, environment: Mapping[str, str]) -> None:
     lines.descriptors, its_descriptors = _socket_pair(lines)
     take, give = _pipe(lines)
     lifeline, _ = _pipe(lines)
-    page = lines.keep(anonymous_file("bridge-page", SIZE))
+    page = lines.keep(no_stream(anonymous_file("bridge-page", SIZE)))
     lines.page = SharedPage(page, spared=True)
     inherited = [its_sock, its_descriptors, take, lifeline, page]
     theirs = [its_sock, its_descriptors, lifeline, page]
@@ -195,15 +195,16 @@ def _options() -> list[str]:
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     if getattr(sys.__stdout__, "write_through", False):
         options.append("-u")
+    if not os.path.exists(os.curdir) and not sys.flags.safe_path:
+        options.append("-P")  # Python 3.13.0 imports nothing in a folder that is gone
     return options
 
 
 def _tracker() -> int | None:
-    """The descriptor of multiprocessing's resource tracker, which all processes of a program are to share, if there is
-    anything for it to track."""
-    if resource_tracker._resource_tracker._fd is None and not any(each in sys.modules for each in _TRACKED):  # type: ignore[attr-defined]
-        return None
-    return resource_tracker.getfd()
+    """The descriptor of multiprocessing's resource tracker, which a program and its workers are to share. None as long as
+    there is nothing for it to track."""
+    running: int | None = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
+    return running if running is not None or _NAMED not in sys.modules else resource_tracker.getfd()
 
 
 def _preparation(name: str, tracker: int | None) -> bytes:
@@ -226,33 +227,17 @@ def _preparation(name: str, tracker: int | None) -> bytes:
 # -- descriptors ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _standard_streams() -> Iterator[None]:
-    """Numbers 0 to 2 are taken meanwhile, and inherited: a daemon may have closed them, and what is opened would get
-    them."""
-    opened: list[int] = []
-    try:
-        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-            opened.append(descriptor)
-            os.set_inheritable(descriptor, True)
-        os.close(descriptor)
-        yield
-    finally:
-        for each in opened:
-            os.close(each)
-
-
 def _socket_pair(lines: Lifelines) -> tuple[socket.socket, int]:
     mine, its = socket.socketpair()
     for end in (mine, its):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
     lines.keep(mine.fileno(), mine.close)
-    return mine, lines.keep(its.detach())
+    return mine, lines.keep(no_stream(its.detach()))
 
 
 def _pipe(lines: Lifelines) -> tuple[int, int]:
     read, write = os.pipe()
-    return lines.keep(read), lines.keep(write)
+    return lines.keep(no_stream(read)), lines.keep(write)
 
 
 def _both_ends(lines: Lifelines, pipe: int) -> int | None:

@@ -66,17 +66,8 @@ _KILLED = (
     "somebody sent SIGKILL (`kill -9`, a container runtime, a job scheduler at its memory or time limit); "
     "the kernel's out-of-memory killer {verdict}."
 )
-#: Why a process is stopped, and what to do instead, by signal.
-_STOPPED: dict[str, tuple[str, str]] = {
-    "SIGTTIN": (
-        "it has read from the terminal, which only the program in the foreground may",
-        "read in the main program, and hand over what was read, or give a command that it runs stdin=subprocess.DEVNULL",
-    ),
-    "SIGTTOU": (
-        "it has written to the terminal, or changed its settings, which only the program in the foreground may",
-        "do so in the main program, or redirect the output",
-    ),
-}
+#: Why a process is stopped, without a full stop.
+WHY_STOPPED = "`kill -STOP`, a debugger or a job scheduler does so, or the function itself"
 _NOT_AGAIN = "bridge does not run it again by itself, because it might kill the next worker, too; the executor goes on."
 
 
@@ -120,23 +111,9 @@ def ended_at_close(fn_name: str, pid: int, exitcode: int | None, executor_name: 
     )
 
 
-def why_stopped(by: str) -> str:
-    """Why a worker process is stopped by a signal of that name, without a full stop."""
-    return (
-        _STOPPED[by][0]
-        if by in _STOPPED
-        else "`kill -STOP`, a debugger or a job scheduler does so, or the function itself"
-    )
-
-
-def instead_of_stopping(pid: int, by: str) -> str:
-    """What to do about a worker process that is stopped."""
-    return _STOPPED[by][1] if by in _STOPPED else f"kill -CONT {pid}"
-
-
 def ended_with_its_worker(fn_name: str, pid: int, stopped_by: str | None) -> str:
     """What the error of a call says that was cancelled, or took too long, and so was ended."""
-    stopped = "" if stopped_by is None else f", which was stopped by {stopped_by}: {why_stopped(stopped_by)}"
+    stopped = "" if stopped_by is None else f", which was stopped by {stopped_by}: {WHY_STOPPED}"
     return f"{fn_name} was ended with its worker process {pid}{stopped}"
 
 

@@ -87,8 +87,8 @@ class _Search:
         """It fails: is there a part of it that does?"""
         if is_mock(part):
             return path, Stays(f"{shown(part)}: {INSTEAD}")
-        if level >= MOST_LEVELS or isinstance(error, Stays):
-            return path, error
+        if level >= MOST_LEVELS or isinstance(error, Stays) or type(error) is RuntimeError:
+            return path, error  # the last is how objects refuse, such as a lock of multiprocessing
         self._seen.add(id(part))
         self._above.add(id(part))
         try:

@@ -22,7 +22,8 @@ def prepare(payload: memoryview, lifeline: int) -> None:
     importing.nested = parent["nested"]
     sys.argv = parent["argv"]
     with suppress(OSError):
-        sys.stdin = open(os.devnull)  # noqa: SIM115 - the terminal is the parent's
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        sys.stdin = open(nothing, closefd=False)  # noqa: SIM115 - the terminal is the parent's
     here: Any = process.current_process()
     here.name = parent["name"]
     here.authkey = parent["authkey"]
