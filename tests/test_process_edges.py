@@ -31,7 +31,7 @@ import bridge
 from bridge.executors.process import child, endings, launch, roster, tree
 from bridge.executors.process.wire import page
 from tests.conftest import PATIENCE
-from tests.processes import anyio_backend, no_thread_left, until, wait_until  # noqa: F401
+from tests.processes import anyio_backend, descriptors, no_thread_left, until, wait_until  # noqa: F401
 
 pytestmark = [pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
@@ -174,7 +174,7 @@ def test_one_error_while_a_worker_is_started_delays_the_call_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(endings, "PAUSE", 0.01)
     module, name = PLACES[place]
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with bridge.ProcessExecutor(1) as executor:
         for nth in range(3):
             original = getattr(module, name)
@@ -193,7 +193,7 @@ def test_one_error_while_a_worker_is_started_delays_the_call_and_leaves_nothing(
             assert executor.submit(abs, -1).result(PATIENCE) == 1
             monkeypatch.setattr(target, name, original)
             executor.submit(os._exit, 1).exception(PATIENCE)  # so that another one is started
-    wait_until(lambda: sorted(os.listdir("/proc/self/fd")) == before)  # a background loop is about to end
+    wait_until(lambda: not descriptors() - before)  # a background loop is about to end
     assert not child.started()
 
 
@@ -386,10 +386,12 @@ def test_what_is_called_on_a_closed_executor_leaves_nothing(method: str, used: b
     if used:
         executor.submit(abs, -1).result(PATIENCE)
     executor.shutdown()
-    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    before = set(threading.enumerate())
+    open_before = descriptors()
     for _ in range(3):
         METHODS[method](executor)
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    assert not set(threading.enumerate()) - before
+    assert not descriptors() - open_before
     with pytest.raises(bridge.ExecutorClosed):
         executor.submit(abs, -1)
 

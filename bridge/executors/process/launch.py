@@ -195,8 +195,11 @@ def _options() -> list[str]:
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     if getattr(sys.__stdout__, "write_through", False):
         options.append("-u")
-    if not os.path.exists(os.curdir) and not sys.flags.safe_path:
-        options.append("-P")  # Python 3.13.0 imports nothing in a folder that is gone
+    try:
+        os.getcwd()
+    except OSError:
+        if "-P" not in options:
+            options.append("-P")  # Python 3.13.0 imports nothing in a folder that is gone
     return options
 
 
