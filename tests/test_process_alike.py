@@ -631,7 +631,7 @@ def test_a_parcel_that_cannot_be_opened_says_so_for_each_call() -> None:
 def member() -> Iterator[Member]:
     """A worker as the parent sees it; its process is this one, and does nothing."""
     mine, yours = socket.socketpair()
-    lines: Any = types.SimpleNamespace(process=types.SimpleNamespace(pid=os.getpid()), sock=mine)
+    lines: Any = types.SimpleNamespace(child=types.SimpleNamespace(pid=os.getpid()), sock=mine, descriptors=None)
     lines.take, lines.give = os.pipe2(os.O_NONBLOCK)
     nobody: Any = None
     member = Member(nobody, lines, None)

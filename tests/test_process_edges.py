@@ -17,7 +17,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any
@@ -329,7 +329,7 @@ def test_a_child_that_is_forked_off_while_a_worker_starts_holds_nothing_of_it() 
     seen = 0
     for moment in range(25):
         with bridge.ProcessExecutor(1) as executor:
-            before = {os.readlink(f"/proc/self/fd/{each}") for each in _descriptors()}
+            before = _open_files()
             future = executor.submit(abs, -1)
             for _ in range(moment * 200):
                 pass
@@ -337,7 +337,7 @@ def test_a_child_that_is_forked_off_while_a_worker_starts_holds_nothing_of_it() 
             pid = os.fork()
             if not pid:
                 try:
-                    own = {os.readlink(f"/proc/self/fd/{each}") for each in _descriptors()}
+                    own = _open_files()
                     kinds = [
                         each for each in own - before if each.startswith(("pipe:", "anon_inode:[pidfd", "/memfd:bridge"))
                     ]
@@ -355,14 +355,12 @@ def test_a_child_that_is_forked_off_while_a_worker_starts_holds_nothing_of_it() 
     assert seen
 
 
-def _descriptors() -> list[str]:
-    found = []
+def _open_files() -> set[str]:
+    """What the descriptors of this process lead to."""
+    found = set()
     for each in os.listdir("/proc/self/fd"):
-        try:
-            os.readlink(f"/proc/self/fd/{each}")
-        except OSError:
-            continue
-        found.append(each)
+        with suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(f"/proc/self/fd/{each}"))
     return found
 
 

@@ -72,9 +72,10 @@ class Lifelines:
     def drop(self, *descriptors: int) -> None:
         """Close some of them now."""
         for descriptor in descriptors:
-            close = self._closers.pop(descriptor, None)
-            if close is not None:
-                close()
+            with _closing:
+                close = self._closers.pop(descriptor, None)
+                if close is not None:
+                    close()
 
     def watch(self, watcher: object, descriptor: int) -> None:
         """From now on `watcher` watches `descriptor`, which stays open until it does no longer."""
@@ -106,8 +107,9 @@ class Lifelines:
 #: back by its executor's finalizer in order to end its workers: the sockets must not have been finalized then.
 _open: set[Lifelines] = set()
 
-#: Held while a channel and its process are made, and while this process is forked.
-_making = RLock()
+#: Held while this process is forked; the first while a channel and its process are made, the second, which is taken after
+#: it, while a descriptor is closed: none is open then of which the child would not know.
+_making, _closing = RLock(), RLock()
 
 
 def launch(name: str, environment: Mapping[str, str]) -> Lifelines:
@@ -258,12 +260,22 @@ def _both_ends(lines: Lifelines, pipe: int) -> int | None:
 # -- forks ---------------------------------------------------------------------------------------------------------------
 
 
-def _after_fork_in_child() -> None:
+def _before_fork() -> None:
+    _making.acquire()
+    _closing.acquire()
+
+
+def _after_fork() -> None:
+    _closing.release()
     _making.release()
+
+
+def _after_fork_in_child() -> None:
+    _after_fork()
     forget_all()
     for lines in list(_open):
         lines.close_copies()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -233,7 +233,7 @@ def cause(exitcode: int | None, phase: str) -> str:
         return "something that it had started before, a thread or a handler at its exit, ended the process."
     if phase == "starting":
         return (
-            "the interpreter could not start, or could not import bridge, cloudpickle or loky. It says why on stderr; "
+            "the interpreter could not start, or could not import bridge or cloudpickle. It says why on stderr; "
             "look at env=, PYTHONPATH and PYTHONHOME."
         )
     return (
