@@ -181,15 +181,15 @@ def end_all(within: float) -> None:
 
 def _command(name: str, descriptors: Sequence[int]) -> list[str]:
     """`sys.path` is set before anything is imported: -c puts the working folder first. The name is for `ps`."""
-    folders = ascii([_original_folder() if each == "" else each for each in sys.path if isinstance(each, str)])
+    folders = ascii([each or _original_folder() for each in sys.path if isinstance(each, str)])
     code = f"import sys; sys.path[:] = {folders}; from {WORKER} import main; main{tuple(descriptors)}"
     return [os.fsdecode(spawn.get_executable()), *_options(), "-c", code, name]
 
 
-def _original_folder() -> str | None:
+def _original_folder() -> str:
     """What multiprocessing takes the empty entry of `sys.path` for."""
     folder: str | None = this_process.ORIGINAL_DIR  # type: ignore[attr-defined]
-    return folder
+    return folder or ""
 
 
 def _options() -> list[str]:

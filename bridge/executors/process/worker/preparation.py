@@ -27,7 +27,7 @@ def prepare(payload: memoryview, lifeline: int) -> None:
     here: Any = process.current_process()
     here.name = parent["name"]
     here.authkey = parent["authkey"]
-    process.ORIGINAL_DIR = parent["folder"]  # type: ignore[attr-defined]
+    process.ORIGINAL_DIR = parent["folder"] or None  # type: ignore[attr-defined]
     name, pid = parent["parent"]
     process._parent_process = process._ParentProcess(name, pid, lifeline)  # type: ignore[attr-defined]
     if parent["method"] in multiprocessing.get_all_start_methods():
