@@ -8,6 +8,7 @@ with the globals of the parent's module of that name. Functions beneath a decora
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import pickle
 import socket
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from bridge.executors.process.wire import traveling
+from bridge.executors.process.wire import traveling, wrappers
 from bridge.executors.process.wire.context import reduce_var
 from bridge.executors.process.wire.errors import reduce_error
 from bridge.executors.process.wire.originals import (
@@ -54,6 +55,8 @@ _ANYWHERE: dict[type, Reducer] = {
     memoryview: traveling.reduce_memoryview,
     CodeType: traveling.reduce_code,
     ContextVar: reduce_var,
+    functools.cached_property: wrappers.reduce_cached_property,
+    functools.singledispatchmethod: wrappers.reduce_dispatching_method,
     traveling.context_type: traveling.reduce_context,
 }
 _OUT: dict[type, Reducer] = {
@@ -109,6 +112,8 @@ class ValuePickler(CloudPickler):
         reducer = self._reducers.get(kind)
         if reducer is not None:
             return reducer(obj)
+        if kind is wrappers.CachedFunction:
+            return NotImplemented if goes_by_name(obj) else self._reduce_cached(obj)
         if issubclass(kind, type):
             return self._reduce_class(obj)
         if issubclass(kind, BaseException):
@@ -124,13 +129,21 @@ class ValuePickler(CloudPickler):
         layers = layers_above(function)
         if layers:
             return beneath, (function.__module__, function.__qualname__, layers)
+        if wrappers.is_dispatching(function):
+            return self._made_anew(function, wrappers.reduce_dispatching(function))
         return self._by_value(function, reduced)  # type: ignore[arg-type]
 
     def _reduce_class(self, cls: type) -> Any:
         reduced = super().reducer_override(cls)
         if reduced is NotImplemented or len(reduced) != 6:  # by its name, or a type like NoneType
             return reduced
-        return self._by_value(cls, reduced)  # type: ignore[arg-type]
+        return self._by_value(cls, wrappers.as_defined(cls, reduced))  # type: ignore[arg-type]
+
+    def _reduce_cached(self, function: Any) -> Any:
+        raise NotImplementedError
+
+    def _made_anew(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        raise NotImplementedError
 
     def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
         raise NotImplementedError
@@ -143,6 +156,12 @@ class OutPickler(ValuePickler):
     """From the parent to a worker."""
 
     _reducers = _OUT
+
+    def _reduce_cached(self, function: Any) -> Any:
+        return wrappers.reduce_cached(function, originals.token_of(function))
+
+    def _made_anew(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        return self._by_value(obj, reduced)
 
     def _by_value(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
         make, args, state, _, _, setter = reduced
@@ -179,6 +198,12 @@ class HomePickler(ValuePickler):
 
     def _reduce_class(self, cls: type) -> Any:
         return self._by_token(cls, True) or super()._reduce_class(cls)
+
+    def _reduce_cached(self, function: Any) -> Any:
+        return self._by_token(function, False) or wrappers.reduce_cached(function, None)
+
+    def _made_anew(self, obj: Any, reduced: tuple[Any, ...]) -> Any:
+        return reduced
 
     def _by_token(self, obj: Any, is_class: bool) -> tuple[Any, ...] | None:
         """None for what has no original at home, as far as is known here."""
