@@ -121,13 +121,10 @@ def written(fn: object) -> str:
 def builtin_name(fn: object) -> str | None:
     """Return the qualified name of what the interpreter names itself: a built-in function, a method, a class, a cache."""
     kind = type(fn)
-    if (
-        kind is BuiltinFunctionType
-        or kind is MethodType
-        or kind is type
-        or kind is MethodDescriptorType
-        or kind is _CACHED
-    ):
+    if kind is BuiltinFunctionType or kind is type:
+        name: str = fn.__qualname__  # type: ignore[attr-defined]  # the interpreter's own, for each call in a process
+        return name
+    if kind is MethodType or kind is MethodDescriptorType or kind is _CACHED:
         return _text(fn, "__qualname__")
     return None
 
