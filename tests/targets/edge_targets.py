@@ -6,10 +6,14 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection
 from typing import Any
+
+import bridge
 
 
 def flags() -> dict[str, Any]:
@@ -67,7 +71,83 @@ def send_through(connection: Connection, what: Any) -> str:
 
 
 def dispositions() -> list[Any]:
-    return [signal.getsignal(number) for number in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGINT)]
+    return [signal.getsignal(number) for number in (signal.SIGTTIN, signal.SIGTTOU)]
+
+
+def terminate_forked(many: int) -> dict[int | None, int]:
+    """Fork processes and have them end by SIGTERM; how many ended how."""
+    found: dict[int | None, int] = {}
+    for number in range(many):
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        process.start()
+        time.sleep(0.0005 * (number % 8))
+        process.terminate()
+        process.join(5)
+        found[process.exitcode] = found.get(process.exitcode, 0) + 1
+        process.kill()
+        process.join()
+    return found
+
+
+def interrupt_a_command() -> int:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(5)
+        finally:
+            process.kill()
+
+
+def read_all() -> tuple[bytes, str, bytes]:
+    return os.read(0, 100), sys.stdin.read(), subprocess.run(["cat"], stdout=subprocess.PIPE, check=True).stdout
+
+
+def fork_and(end: str) -> str:
+    """Fork; the child ends by itself, and is waited for, or leaves the function as its parent does."""
+    pid = os.fork()
+    if not pid:
+        if end == "exit":
+            sys.exit(3)
+        return "the child"
+    os.waitpid(pid, 0)
+    return "the parent"
+
+
+def make_socket() -> socket.socket:
+    one, other = socket.socketpair()
+    one.sendall(b"from the worker")
+    one.close()
+    return other
+
+
+async def set_on_a_loop() -> str:
+    return "set on a loop"
+
+
+class Looping:
+    """Runs a loop to be pickled and to be rebuilt."""
+
+    def __init__(self, value: str):
+        self.value = value
+
+    def __getstate__(self) -> str:
+        return self.value if _in_the_parent() else bridge.run(set_on_a_loop)
+
+    def __setstate__(self, state: str) -> None:
+        self.value = state if _in_the_parent() else bridge.run(set_on_a_loop)
+
+
+def _in_the_parent() -> bool:
+    return multiprocessing.parent_process() is None
+
+
+def make_looping() -> Looping:
+    return Looping("y")
+
+
+def value_of(looping: Looping) -> str:
+    return looping.value
 
 
 def standard_streams() -> list[bool]:

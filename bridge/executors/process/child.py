@@ -104,7 +104,7 @@ def start(command: Sequence[str], environment: Mapping[str, str], inherited: Seq
             env=environment,
             pass_fds=[each for each in (*inherited, open_until_then) if each >= 0],
             process_group=0,
-            stdin=_stream(0),
+            stdin=subprocess.DEVNULL,  # what is typed, or piped in, is this process's
             stdout=_stream(1),
             stderr=_stream(2),
         )

@@ -84,7 +84,9 @@ class _Aside(Job):
     then: Callable[[Any, BaseException | None], object]
 
     def deliver(self) -> None:
-        self.crew.post(partial(self.come_back, *self.take_outcome()))
+        value, error = self.take_outcome()
+        if not self.crew.post(partial(self.come_back, value, error)) and isinstance(value, Lifelines):
+            end_at_once(value)  # started for a crew that is finished
 
     def come_back(self, value: Any, error: BaseException | None) -> None:
         if self.roster is self.crew.roster:
@@ -159,13 +161,15 @@ class Crew:
         """Nobody wants the result of a job that was given to a worker."""
         self.post(partial(self.roster.outcomes.cancel, job, kill))
 
-    def post(self, action: Callable[[], object]) -> None:
-        """Have `action` done on the home's thread, under its turn. A crew that is finished has nothing to be done."""
-        if self.finished:
-            return
+    def post(self, action: Callable[[], object]) -> bool:
+        """Have `action` done on the home's thread, under its turn. False, and not done, if there is nothing it could be
+        done to: the crew is finished, or has never been used."""
+        if self.finished or not (self.used or self._incoming or self.asides):
+            return False
         self._incoming.append(action)
-        if not self._rung:
-            self._ring(self._home or self._any_home())
+        if not self._rung or self._stands_still():
+            self._ring(self._awake_home())
+        return True
 
     def aside(self, then: Callable[[Any, BaseException | None], object], fn: Callable[..., Any], *args: Any) -> None:
         """Have `fn(*args)` done in a helper thread, and `then(value, error)` on the home's thread, under its turn."""
@@ -264,6 +268,21 @@ class Crew:
             home = self._home
             return home if home is not None and not home.is_gone else self._move_to_background()
 
+    def _stands_still(self) -> bool:
+        """Does it live on a loop that was stopped, and perhaps never runs again?"""
+        home = self._home
+        return home is not None and not home.own and not home.loop.is_running()
+
+    def _awake_home(self) -> Home:
+        """A home that runs, for what is not to wait until its loop runs again."""
+        home = self._home
+        if home is None:
+            return self._any_home()
+        if not self._stands_still():
+            return home
+        with self._turn:
+            return self._move_to_background()
+
     def _move_to_background(self) -> Home:
         self._stay_until = monotonic() + STAY
         return self._move(BackgroundHome(self.name, self._home_ends))
@@ -304,6 +323,9 @@ class Crew:
                 else:
                     self._home = None
                     self._rung = False
+        except OSError:  # no descriptor for another one: who uses the crew next makes it
+            self._home = None
+            self._rung = False
         except RuntimeError as error:
             self._end_without_home(error)
 
@@ -390,7 +412,7 @@ class Crew:
                     self._finish()
                     return
         try:
-            self._ring(self._home or self._any_home())  # even if it has been rung already: that may have been interrupted
+            self._ring(self._awake_home())  # even if it has been rung already: that may have been interrupted
         except RuntimeError as error:
             self._end_without_home(error)
 

@@ -42,8 +42,10 @@ class Home:
     def _ended(self) -> None:
         self.host.when_closed.discard(self._ended)
         when_it_ends, self._when_it_ends = self._when_it_ends, _nothing
-        when_it_ends(self)
-        self._forget_all()
+        try:
+            when_it_ends(self)
+        finally:
+            self._forget_all()
 
     @property
     def is_here(self) -> bool:

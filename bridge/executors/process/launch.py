@@ -181,7 +181,7 @@ def end_all(within: float) -> None:
 
 def _command(name: str, descriptors: Sequence[int]) -> list[str]:
     """`sys.path` is set before anything is imported: -c puts the working folder first. The name is for `ps`."""
-    folders = ascii([each or _original_folder() for each in sys.path if isinstance(each, str)])
+    folders = ascii([str.__str__(each) or _original_folder() for each in sys.path if isinstance(each, str)])
     code = f"import sys; sys.path[:] = {folders}; from {WORKER} import main; main{tuple(descriptors)}"
     return [os.fsdecode(spawn.get_executable()), *_options(), "-c", code, name]
 
@@ -218,7 +218,7 @@ def _preparation(name: str, tracker: int | None) -> bytes:
     return pickle.dumps(
         {
             "name": name,
-            "argv": [str(each) for each in sys.argv],
+            "argv": [str(each) for each in getattr(sys, "argv", ())],
             "authkey": bytes(here.authkey),
             "folder": _original_folder(),
             "method": multiprocessing.get_start_method(allow_none=True),

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 OVERDUE = 0.003
 #: Seconds after which an idle worker's blocks are no longer kept for reuse.
 TRIM = 5.0
+#: Seconds between looks at the idle workers, at least.
+SOON = 0.01
 
 
 class Roster:
@@ -242,7 +244,7 @@ class Roster:
         """Let workers go that have been idle for too long, and have those that stay let go of memory."""
         timeout = self.crew.options.idle_timeout
         now = perf_counter()
-        old = [member for member in self.idle if now - member.idle_since >= timeout]
+        old = [member for member in self.idle if now - member.idle_since >= timeout and not self.awaited]
         for member in old:
             self.idle.remove(member)
             self.endings.retire(member)
@@ -253,7 +255,7 @@ class Roster:
                 self._trim(member)
         self._sweeping = bool(self.idle)
         if self.idle:
-            self.crew.timers.after(min(TRIM, max(0.0, timeout - (now - self.idle[0].idle_since))), self._sweep)
+            self.crew.timers.after(min(TRIM, max(SOON, timeout - (now - self.idle[0].idle_since))), self._sweep)
 
     def _trim(self, member: Member) -> None:
         """Let go of the blocks that lie ready, here and there."""

@@ -268,15 +268,15 @@ def _dispatch_table() -> dict[Any, Any]:
     known = len(copyreg.dispatch_table), connection
     merged = _merged.get(known)
     if merged is None:
-        handles = {} if connection is None else _of_handles(connection)
+        handles = dict.fromkeys((socket.socket,) if connection is None else (socket.socket, connection), _reduce_handle)
         merged = {**copyreg.dispatch_table, **cloudpickle.Pickler._dispatch_table, **handles}
         _merged.clear()
         _merged[known] = merged
     return merged
 
 
-def _of_handles(connection: type) -> dict[Any, Any]:
+def _reduce_handle(handle: Any) -> Any:
+    from multiprocessing.connection import Connection  # noqa: F401 - which registers it
     from multiprocessing.reduction import ForkingPickler
 
-    reducers: dict[Any, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
-    return {kind: reducers[kind] for kind in (connection, socket.socket)}
+    return ForkingPickler._extra_reducers[type(handle)](handle)  # type: ignore[attr-defined]

@@ -224,6 +224,8 @@ class Line:
 
     def keep(self, frame: bytes) -> None:
         """Put a frame into the outbox, to be sent with the next flush. It survives the death of this process."""
+        if self._forked:  # the function has forked, and returns here as well: its parent's answer is the one
+            os._exit(1)
         if self._pending or not self._sending.acquire(False):
             self._pending.append(frame)
             self._work_off(False)

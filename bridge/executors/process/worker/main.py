@@ -29,6 +29,7 @@ from bridge.executors.process.worker.line import Line
 from bridge.executors.process.worker.logs import apply_levels, forward_logs
 from bridge.executors.process.worker.preparation import prepare
 from bridge.executors.process.worker.running import Runner, Terminated, end_by_signal
+from bridge.threads.here import here
 
 
 def main(sock: int, descriptors: int, permits: int, lifeline: int, page: int) -> None:
@@ -93,10 +94,30 @@ def _take_signals() -> list[Runner]:
             raise Terminated(128 + number)
         end_by_signal(number)
 
-    for ignored in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # not SIG_IGN, which commands would inherit
+    for ignored in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
+    # What the function forks off ends by signals as any process does. One that came before that is seen to would be lost.
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM]),
+        after_in_child=_as_any_process,
+    )
     return running
+
+
+def _as_any_process() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+class _TakesIn:
+    """What this thread is while it imports what the initializer needs (`bridge.threads.importing`)."""
+
+    takes_in_a_call = True
+    job = None
 
 
 def _set_up(line: Line) -> Runner | None:
@@ -113,7 +134,11 @@ def _set_up(line: Line) -> Runner | None:
     line.listeners[frames.TRIM] = lambda ident, payload: _trim(line, store)
     try:
         line.wait_until(lambda: bool(setup))
-        initializer, initargs, context, logs = line.unpacker.unpack(setup[0])
+        here.worker = _TakesIn  # type: ignore[assignment]
+        try:
+            initializer, initargs, context, logs = line.unpacker.unpack(setup[0])
+        finally:
+            here.worker = None
         declared = Declared(context)
         forward_logs(lambda record: line.send(frames.LOG, 0, record), logs)
         line.listeners[frames.LEVELS] = lambda ident, payload: apply_levels(pickle.loads(payload))

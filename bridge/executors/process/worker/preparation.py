@@ -6,10 +6,8 @@ In: the first frame (`launch._preparation`). Out: `multiprocessing` and `sys.arg
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import sys
-from contextlib import suppress
 from multiprocessing import process, resource_tracker
 from typing import Any
 
@@ -21,9 +19,6 @@ def prepare(payload: memoryview, lifeline: int) -> None:
     parent: dict[str, Any] = pickle.loads(payload)
     importing.nested = parent["nested"]
     sys.argv = parent["argv"]
-    with suppress(OSError):
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        sys.stdin = open(nothing, closefd=False)  # noqa: SIM115 - the terminal is the parent's
     here: Any = process.current_process()
     here.name = parent["name"]
     here.authkey = parent["authkey"]
