@@ -326,6 +326,8 @@ def test_workers_end_also_where_proc_is_empty(tmp_path: Path) -> None:
 def test_a_child_that_is_forked_off_while_a_worker_starts_holds_nothing_of_it() -> None:
     """Else the worker would not notice the end of its parent."""
     seen = 0
+    with bridge.ProcessExecutor(1) as executor:  # the first counts the cores of this machine, by a command
+        assert executor.submit(abs, -1).result(PATIENCE) == 1
     for moment in range(25):
         with bridge.ProcessExecutor(1) as executor:
             before = _open_files()
