@@ -152,10 +152,6 @@ class Unformattable:
         return "formatted"
 
 
-def sigint_is_ignored() -> bool:
-    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
 def interrupt_oneself() -> int:
     os.kill(os.getpid(), signal.SIGINT)
     return os.getpid()

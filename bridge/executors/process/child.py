@@ -34,7 +34,7 @@ class Child:
 
     def __init__(self, process: subprocess.Popen[bytes], ended: int):
         self.pid: int = process.pid
-        #: A descriptor that is readable once the process has ended; to be closed by whoever has the process started.
+        #: A descriptor that is readable once the process has ended; it is closed with the worker's other descriptors.
         self.ended: int = ended
         #: As multiprocessing gives it, -N for signal N; None if something else has collected it.
         self.exit_code: int | None = None
@@ -143,7 +143,7 @@ def forget_all() -> None:
 
 
 def _reap_ended() -> None:
-    """Processes whose end was noticed by nobody, because what would have noticed it was interrupted."""
+    """Processes whose end was not noticed, because what would have noticed it was interrupted."""
     for child in started():
         child.poll()
 

@@ -96,7 +96,7 @@ class Member:
         self.inflow: frames.Inflow = frames.Inflow()
         self.store: BlockStore = BlockStore(self._send_descriptor)
         self.packer: Packer = Packer(self.store, direction="out")
-        self.released: list[int] = []  # its blocks that nobody looks at any more
+        self.released: list[int] = []  # its blocks that are not looked at any more
         self.lost: list[int] = []  # and those that could not be received
         mappings = Mappings(partial(receive_from, lifelines.descriptors), self.released.append, self.lost.append)
         self.unpacker: Unpacker = Unpacker(mappings, direction="home")

@@ -64,9 +64,9 @@ def _memory(name: str) -> int | None:
 
 
 class SharedPage:
-    """The page as one side sees it; `descriptor` is not kept, if it is to be `spared`.
+    """The page as one side sees it. `spared`: no copy of the descriptor is kept.
 
-    The standard mmap keeps a copy of it, unless it is told not to, as it can be from Python 3.13 on.
+    The standard mmap keeps one, and can do without from Python 3.13 on.
     """
 
     def __init__(self, descriptor: int, *, spared: bool = False):
