@@ -3,8 +3,8 @@
     launch ──> main: tie to the parent, signals ──> PREPARE, SETUP ──> initializer ──> READY ──> jobs ... QUIT ──> exit 0
 
 A worker leads a process group of its own, so that it can be ended with its descendants. SIGINT does nothing to it: Ctrl-C
-is the parent's to decide about. SIGTERM unwinds the running function, then ends the process. SIGTTIN and SIGTTOU are ignored,
-by it and by what it starts: its group is never the terminal's foreground, and would stop for good.
+is the parent's to decide about. SIGTERM unwinds the running function, then ends the process. SIGTTIN and SIGTTOU are
+ignored, by it and by what it starts: its group is never the terminal's foreground, and would stop for good.
 """
 
 from __future__ import annotations
