@@ -84,6 +84,28 @@ def test_a_cached_function_that_a_worker_has_made_comes_home(tmp_path: Path) -> 
     assert said_by(program, tmp_path) == ["6 6 1 5 kept", "7"]
 
 
+def test_a_worker_does_not_keep_cached_functions_without_end(tmp_path: Path) -> None:
+    program = """
+        import functools, gc, bridge
+
+        def make(n):
+            @functools.cache
+            def add(x):
+                return x + n
+            return add
+
+        def count():
+            gc.collect()
+            return sum(type(each).__name__ == "_lru_cache_wrapper" for each in gc.get_objects())
+
+        with bridge.ProcessExecutor(1) as executor:
+            before = executor.submit(count).result()
+            print(sum(executor.submit(make(n), 1).result() for n in range(600)))
+            print(executor.submit(count).result() - before < 300)
+    """
+    assert said_by(program, tmp_path) == ["180300", "True"]
+
+
 def test_a_dispatching_function_has_all_that_was_registered(tmp_path: Path) -> None:
     program = """
         import functools, bridge

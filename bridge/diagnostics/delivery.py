@@ -346,7 +346,7 @@ logging_thread: DeliveryThread = DeliveryThread("logging", write, failed=_Failur
 def flush(timeout: float = EXIT_PATIENCE) -> None:
     """Wait for what is queued, in all threads together about `timeout` seconds; then give up those that are stuck."""
     deadline = monotonic() + timeout
-    # Callbacks may have something logged, and a log that is stuck is told on standard error.
+    # Callbacks may log something, and a log that is stuck is reported on standard error.
     last = (logging_thread, stderr_thread)
     for thread in [*(each for each in list(_all) if each not in last), *last]:
         if not thread.flush(max(PATIENCE if thread in last else 0.0, deadline - monotonic())):

@@ -182,8 +182,8 @@ class Stream:
 
         It returns when the listeners and the log handlers have returned, or after a while if they do not. A place that
         was logged for the same code within WINDOW is not logged again, unless it weighs more than before or `every_time`
-        is set. With `log` False only the listeners are told; with `traceback` False the log goes without the traceback of
-        the event's exception, because that has been logged already.
+        is set. With `log` False only listeners get the event; with `traceback` False the log goes without the traceback
+        of the event's exception, because that has been logged already.
         """
         try:
             repeats = self._admit(event, weight, every_time) if log else None
@@ -251,7 +251,7 @@ class StuckWatch:
         self._advice = advice
         self._number = 0
         self._mark = 0  # reported for STUCK * 2**(mark-1)
-        self._stopped = 0.0  # seconds for which the whole process was, meanwhile
+        self._stopped = 0.0  # seconds for which the whole process was stopped since then
 
     def look(self, tick: Tick) -> float | None:
         """As `Watcher.look`."""

@@ -266,7 +266,8 @@ class Crew:
     def _any_home(self) -> Home:
         with self._turn:
             home = self._home
-            return home if home is not None and not home.is_gone else self._move_to_background()
+            alive = home is not None and not home.is_gone and not self._stands_still()
+            return home if home is not None and alive else self._move_to_background()
 
     def _stands_still(self) -> bool:
         """Does it live on a loop that was stopped, and perhaps never runs again?"""
@@ -276,12 +277,7 @@ class Crew:
     def _awake_home(self) -> Home:
         """A home that runs, for what is not to wait until its loop runs again."""
         home = self._home
-        if home is None:
-            return self._any_home()
-        if not self._stands_still():
-            return home
-        with self._turn:
-            return self._move_to_background()
+        return self._any_home() if home is None or self._stands_still() else home
 
     def _move_to_background(self) -> Home:
         self._stay_until = monotonic() + STAY

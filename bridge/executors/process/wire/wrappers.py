@@ -27,8 +27,10 @@ CachedFunction: type = type(functools.lru_cache(lambda: None))
 _dispatching: Any = functools.singledispatch(lambda each: None)
 _DISPATCHING = _dispatching.__code__
 
-#: In a worker: by the token of the one in the parent. They live as long as the worker does, as a module's would.
+#: In a worker: by the token of the one in the parent, those that came first at the front.
 _cached: dict[Token, Any] = {}
+#: So many are kept: a program may make, and send, a new one for each call.
+MOST_CACHED = 256
 
 
 def is_dispatching(function: Any) -> bool:
@@ -73,6 +75,8 @@ def _make_cached(token: Token | None, maxsize: int | None, typed: bool) -> Any:
 
         made = functools.lru_cache(maxsize, typed)(call)
         if token is not None:
+            if len(_cached) >= MOST_CACHED:
+                del _cached[next(iter(_cached))]
             _cached[token] = made
             arrived(made, token)
     return made
